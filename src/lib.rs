@@ -1,0 +1,6 @@
+#![doc = "kelson: a replicated key-value store that speaks etcd's v3 API."]
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod proto;
+pub mod state;
