@@ -6,7 +6,13 @@
 pub mod command;
 pub mod error;
 pub mod event;
+pub mod meta;
+pub mod store;
+pub mod view;
 
 pub use command::{Applied, Command, Effects, LeaseChange, Response};
 pub use error::Error;
 pub use event::{Change, ChangeKind, EventBatch, Revision};
+pub use meta::{LeaseMeta, Meta, MetaError, RestoreError};
+pub use store::{CompactSlice, CompactedAt, HashKv, LeaseInfo, Sizes, Store};
+pub use view::{Page, View};
