@@ -2,5 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod config;
 pub mod proto;
 pub mod state;
+
+pub use config::Config;
