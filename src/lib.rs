@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod config;
 pub mod proto;
 pub mod state;
 pub mod storage;
+
+pub use config::Config;
