@@ -40,7 +40,9 @@ impl Stage {
 const ONE_MEMBER: &str = "one member has nobody to compare with";
 
 /// All gates, by name.
-pub static GATES: [Gate; 9] = [
+pub static GATES: [Gate; 11] = [
+    alpha(ALL_ALPHA, "", "as each gate of the stage"),
+    Gate { default: false, ..beta(ALL_BETA, "", "as each gate of the stage") },
     alpha("CompactHashCheck", "compact-hash-check-enabled", ONE_MEMBER),
     beta("FastLeaseKeepAlive", "", "keep-alives never wait for the log"),
     alpha("InitialCorruptCheck", "initial-corrupt-check", ONE_MEMBER),
@@ -84,17 +86,17 @@ impl FeatureGates {
             let on = parse_bool(value).map_err(|_| {
                 format!("invalid value of {name}={value}, err: strconv.ParseBool: parsing \"{value}\": invalid syntax")
             })?;
+            let gate = GATES.iter().find(|gate| gate.name == name);
+            named.insert(gate.ok_or_else(|| format!("unrecognized feature gate: {name}"))?.name, on);
             match name {
                 ALL_ALPHA => stages.push((Stage::Alpha, on)),
                 ALL_BETA => stages.push((Stage::Beta, on)),
-                _ => {
-                    let gate = GATES.iter().find(|gate| gate.name == name);
-                    named.insert(gate.ok_or_else(|| format!("unrecognized feature gate: {name}"))?.name, on);
-                }
+                _ => {}
             }
         }
         for (stage, on) in stages {
-            self.0.extend(GATES.iter().filter(|gate| gate.stage == stage).map(|gate| (gate.name, on)));
+            let of_stage = GATES.iter().filter(|gate| gate.stage == stage && !is_whole_stage(gate));
+            self.0.extend(of_stage.map(|gate| (gate.name, on)));
         }
         self.0.extend(named);
         Ok(())
@@ -109,6 +111,10 @@ impl FeatureGates {
     pub fn iter(&self) -> impl Iterator<Item = (Gate, bool)> {
         GATES.iter().map(|gate| (*gate, self.is_on(gate.name)))
     }
+}
+
+fn is_whole_stage(gate: &Gate) -> bool {
+    [ALL_ALPHA, ALL_BETA].contains(&gate.name)
 }
 
 #[cfg(test)]
