@@ -4,3 +4,4 @@
 pub mod clock;
 pub mod proto;
 pub mod state;
+pub mod storage;
