@@ -3,4 +3,6 @@
 
 pub mod clock;
 pub mod proto;
+pub mod rpc;
 pub mod state;
+pub mod watch;
