@@ -5,7 +5,9 @@ pub mod clock;
 pub mod config;
 pub mod metrics;
 pub mod proto;
+pub mod rpc;
 pub mod state;
 pub mod storage;
+pub mod watch;
 
 pub use config::Config;
