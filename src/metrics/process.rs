@@ -3,13 +3,13 @@
 
 use std::fs;
 
-use prometheus::{Gauge, IntGauge};
+use prometheus::{Counter, Gauge, IntGauge};
 
 use super::Maker;
 
 /// Figures of the process.
 pub(super) struct Process {
-    cpu_seconds: Gauge,
+    cpu_seconds: Counter,
     resident_bytes: IntGauge,
     virtual_bytes: IntGauge,
     virtual_max_bytes: Gauge,
@@ -26,7 +26,7 @@ impl Process {
     pub(super) fn new(maker: &Maker) -> Self {
         let float = |name, help| maker.register(Gauge::new(name, help));
         Self {
-            cpu_seconds: float("process_cpu_seconds_total", "CPU time spent, in seconds."),
+            cpu_seconds: maker.register(Counter::new("process_cpu_seconds_total", "CPU time spent, in seconds.")),
             resident_bytes: maker.gauge("process_resident_memory_bytes", "Resident memory."),
             virtual_bytes: maker.gauge("process_virtual_memory_bytes", "Virtual memory."),
             virtual_max_bytes: float("process_virtual_memory_max_bytes", "Most virtual memory allowed."),
@@ -43,7 +43,8 @@ impl Process {
     pub(super) fn refresh(&self) {
         if let Some(stat) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(parse_stat) {
             let ticks_per_second = rustix::param::clock_ticks_per_second() as f64;
-            self.cpu_seconds.set(stat.cpu_ticks as f64 / ticks_per_second);
+            let spent = stat.cpu_ticks as f64 / ticks_per_second;
+            self.cpu_seconds.inc_by((spent - self.cpu_seconds.get()).max(0.0));
             self.virtual_bytes.set(stat.virtual_bytes);
             self.resident_bytes.set(stat.resident_pages * rustix::param::page_size() as i64);
             self.threads.set(stat.threads);

@@ -1,7 +1,7 @@
 //! The text that Prometheus reads, checked against what etcd 3.7.3 shows.
 
 use super::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What etcd's mixin and kube-prometheus read of an only member.
@@ -76,4 +76,59 @@ fn refresh_fills_in_what_mirrors_other_state_and_servers_do_not_share() {
     assert!(text.contains("etcd_debugging_mvcc_current_revision 42\n"));
     assert!(text.contains("etcd_server_id{server_id=\"8e9e05c52164694d\"} 1\n"));
     assert!(other.render().contains("etcd_debugging_mvcc_current_revision 0\n"));
+}
+
+/// The shape of a scrape: `type name{labels} buckets`, a line for each family.
+fn shape(text: &str) -> BTreeSet<String> {
+    let mut families = BTreeMap::<&str, (&str, BTreeSet<&str>, Vec<String>)>::new();
+    for line in text.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            families.insert(name, (kind, BTreeSet::new(), Vec::new()));
+        }
+        let (series, labels) = line.split_once([' ', '{']).unwrap_or_default();
+        let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| series.strip_suffix(suffix));
+        let name =
+            base.filter(|base| families.get(base).is_some_and(|family| family.0 == "histogram")).unwrap_or(series);
+        let Some((_, known_labels, buckets)) = families.get_mut(name) else { continue };
+        let labels = line.contains('{').then_some(labels).and_then(|rest| rest.rsplit_once('}')).unwrap_or_default().0;
+        for (label, value) in labels.split("\",").filter_map(|pair| pair.split_once("=\"")) {
+            if label != "le" {
+                known_labels.insert(label);
+            } else if let Ok(bound) = value.trim_end_matches('"').parse::<f64>() {
+                let bound = if bound.is_finite() { to_six_digits(bound) } else { "+Inf".into() };
+                if !buckets.contains(&bound) {
+                    buckets.push(bound);
+                }
+            }
+        }
+    }
+    let line = |(name, (kind, labels, buckets)): (&str, (&str, BTreeSet<&str>, Vec<String>))| {
+        let labels = labels.into_iter().collect::<Vec<_>>().join(",");
+        [vec![format!("{kind} {name}{{{labels}}}")], buckets].concat().join(" ")
+    };
+    families.into_iter().map(line).collect()
+}
+
+/// A bound without the last digits of its binary form.
+fn to_six_digits(bound: f64) -> String {
+    format!("{bound:.5e}").parse::<f64>().unwrap().to_string()
+}
+
+#[test]
+fn types_labels_and_buckets_are_etcds() {
+    let metrics = Metrics::new(&Config { metrics: MetricsLevel::Extensive, ..Config::for_test() });
+    metrics.set_member_id(1);
+    metrics.server.apply_duration_seconds.with_label_values(&["v3", "Put", "true"]);
+    metrics.server.request_duration_seconds.with_label_values(&["Put", "true"]);
+    metrics.network.known_peers.with_label_values(&["1", "1"]);
+    let ours = shape(&metrics.render());
+    let theirs = include_str!("etcd-3.7.3.txt");
+    let missing: Vec<_> = theirs.lines().filter(|line| !ours.contains(&to_plain(line))).collect();
+    assert_eq!(missing, Vec::<&str>::new());
+}
+
+/// The recorded line with its bounds written as `shape` writes them.
+fn to_plain(line: &str) -> String {
+    let plain = |word: &str| word.parse::<f64>().ok().filter(|bound| bound.is_finite()).map(to_six_digits);
+    line.split(' ').map(|word| plain(word).unwrap_or_else(|| word.to_owned())).collect::<Vec<_>>().join(" ")
 }
