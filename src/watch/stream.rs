@@ -114,6 +114,12 @@ impl<S> WatchStream<S> {
         };
         Self { inbound: Some(inbound), side }
     }
+
+    /// Does what the end of a progress interval does.
+    #[cfg(test)]
+    pub(super) fn tick(&mut self) {
+        self.side.tick();
+    }
 }
 
 impl<S> Stream for WatchStream<S>
