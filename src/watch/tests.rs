@@ -2,6 +2,7 @@
 
 mod contract;
 mod property;
+mod threads;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;

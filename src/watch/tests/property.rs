@@ -22,8 +22,11 @@ enum Action {
     Write(Vec<(bool, usize)>),
     /// Hands out what was applied, as one log entry.
     Publish,
-    /// A snapshot is installed: the state is ahead, and the batches in between never come.
-    Jump,
+    /// A snapshot is installed: the state is ahead, and the batches in between never come. The hub is told at once, or
+    /// finds out by the next batch.
+    Jump {
+        told: bool,
+    },
     Compact {
         back: i64,
     },
@@ -59,7 +62,7 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         10 => prop::collection::vec((prop::bool::weighted(0.7), 0..KEYS.len()), 1..4).prop_map(Action::Write),
         8 => Just(Action::Publish),
-        1 => Just(Action::Jump),
+        1 => any::<bool>().prop_map(|told| Action::Jump { told }),
         1 => (0_i64..8).prop_map(|back| Action::Compact { back }),
         // Starts: 0 = now, 1.. = that far back, negative = that far ahead or, rarely, invalid.
         6 => (stream.clone(), 0..RANGES.len(), -3_i64..20, -2_i64..4, any::<u8>())
@@ -274,9 +277,11 @@ fn run(actions: &[Action], fault: Fault) -> Verdict {
                 }
             }
             Action::Publish => publish(&hub, &mut unpublished, fault),
-            Action::Jump => {
+            Action::Jump { told } => {
                 unpublished.clear();
-                hub.publish(&[], shelf.revision());
+                if *told {
+                    hub.publish(&[], shelf.revision());
+                }
             }
             Action::Compact { back } => {
                 let mark = hub.published() - back;
@@ -322,6 +327,7 @@ fn run(actions: &[Action], fault: Fault) -> Verdict {
         }
     }
     publish(&hub, &mut unpublished, fault);
+    hub.publish(&[], shelf.revision());
     for checker in &mut checkers {
         settle(checker, &log, shelf.revision(), fault)?;
     }
@@ -368,7 +374,7 @@ fn publish(hub: &Hub, unpublished: &mut Vec<Arc<EventBatch>>, fault: Fault) {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 512, ..Config::default() })]
+    #![proptest_config(Config { cases: 512, failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn watchers_are_told_everything_once_in_order_and_whole(actions in prop::collection::vec(action(), 1..160)) {
