@@ -3,5 +3,7 @@
 pub mod engine;
 pub mod etcd_file;
 pub mod fs;
+pub mod log;
 pub mod memory;
+pub mod record;
 pub mod sled;
