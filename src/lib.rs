@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod http;
 pub mod metrics;
 pub mod proto;
 pub mod state;
