@@ -190,7 +190,7 @@ fn after_a_failure_every_call_says_so_and_the_owner_is_told() {
     ] {
         let disk = new_disk();
         let (sender, told) = sync_channel(1);
-        let observe: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(move |what| sender.send(what.to_owned()).unwrap());
+        let observe: FailureObserver = Arc::new(move |what| sender.send(what.to_owned()).unwrap());
         let (log, _) = open_with(&disk, LogOptions { observe_failure: Some(observe), ..options() }).unwrap();
         append(&log, vec![entry(0, 1, 10)]).unwrap();
         disk.set_faults(faults);
