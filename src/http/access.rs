@@ -29,20 +29,21 @@ impl Access {
         Self { hosts: unless_any(&config.host_whitelist), origins: unless_any(&config.cors) }
     }
 
-    /// Refuses a request for a host name that is not ours: a page of another site may have bent a name to our address.
-    pub fn check_host(&self, request: &Parts) -> Result<(), Page> {
-        let Some(hosts) = &self.hosts else { return Ok(()) };
+    /// The refusal of a request for a host name that is not ours: a page of another site may have bent a name to our
+    /// address.
+    pub fn refusal(&self, request: &Parts) -> Option<Page> {
+        let hosts = self.hosts.as_ref()?;
         let header = || request.headers.get(HOST).and_then(|host| host.to_str().ok());
         let authority = request.uri.authority().map(http::uri::Authority::as_str);
         let host = without_port(authority.or_else(header).unwrap_or_default());
         if hosts.contains(host) {
-            return Ok(());
+            return None;
         }
         let text = format!(
             "the host \"{host}\" is not one of this member's: ask for it under a name that --host-whitelist holds, or \
              add this one there"
         );
-        Err(page::error(StatusCode::MISDIRECTED_REQUEST, &text))
+        Some(page::error(StatusCode::MISDIRECTED_REQUEST, &text))
     }
 
     /// Lets pages of allowed origins read the answer.

@@ -82,7 +82,7 @@ impl Pages {
         let Some(access) = &self.access else {
             return self.answer(&request).await;
         };
-        if let Err(refusal) = access.check_host(&request) {
+        if let Some(refusal) = access.refusal(&request) {
             return refusal;
         }
         let mut response = if request.method == Method::OPTIONS { page::empty() } else { self.answer(&request).await };
