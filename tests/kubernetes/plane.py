@@ -133,12 +133,24 @@ class Plane:
             if name in self.running:
                 self.stop(name)
 
+    def ask_store(self, path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.client_port}{path}", timeout=5) as answer:
+            return answer.read().decode()
+
+    def wait_store(self):
+        """Seconds until the store says that it is healthy."""
+        started = time.monotonic()
+        while time.monotonic() - started < START_SECONDS:
+            with contextlib.suppress(OSError):
+                if '"health":"true"' in self.ask_store("/health"):
+                    break
+            time.sleep(0.02)
+        return time.monotonic() - started
+
     def store_calls(self):
         """How often each method of the store was called, as it counts them itself."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.client_port}/metrics") as answer:
-            lines = answer.read().decode().splitlines()
         counts = {}
-        for line in lines:
+        for line in self.ask_store("/metrics").splitlines():
             if line.startswith("grpc_server_started_total{"):
                 method, count = line.split('grpc_method="')[1].split('"')[0], int(float(line.split()[-1]))
                 if count:
