@@ -5,11 +5,8 @@ import tempfile
 import threading
 import time
 
-# Its generated messages are older than protobuf's C implementation accepts.
-os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
-
-import etcd3  # noqa: E402
-from checks import Checks, equal  # noqa: E402
+import etcd3
+from checks import Checks, equal
 
 PREFIX = "/clients/etcd3/"
 
