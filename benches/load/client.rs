@@ -152,10 +152,7 @@ impl Client {
         if self.options.workload == Workload::WatchPrefixes {
             key.extend_from_slice(b"/object");
         }
-        let wait = match &self.watchers {
-            Some(watchers) => Some(watchers.expect_event()),
-            None => None,
-        };
+        let wait = self.watchers.as_ref().map(Watchers::expect_event);
         let sent = self.channel.unary(Method::Put, put(&key, &self.value).frame()).await;
         match (sent, &self.watchers) {
             (Ok(_), Some(watchers)) if self.options.workload == Workload::WatchFanOut => {
