@@ -138,6 +138,7 @@ pub struct Node {
     batcher: Arc<Batcher>,
     log: Arc<Log>,
     checkpoint: Checkpoint,
+    snapshots: Snapshots,
     /// The leader's id; 0 = none.
     leader: AtomicU64,
     leader_changes: AtomicU64,
@@ -180,6 +181,7 @@ impl Node {
             batcher,
             log: parts.log,
             checkpoint: parts.checkpoint,
+            snapshots: parts.snapshots,
             identity: parts.identity,
             leader: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
@@ -329,6 +331,14 @@ impl Node {
             member
         });
         members.collect()
+    }
+
+    /// The state as a snapshot file that is gone from the disk once it is read; blocks.
+    ///
+    /// # Errors
+    /// The file's.
+    pub fn snapshot_file(&self) -> std::io::Result<snapshot::Unnamed> {
+        self.snapshots.unnamed(&snapshot::Image::of(&self.shared))
     }
 
     /// Whether this member leads.

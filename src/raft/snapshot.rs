@@ -230,6 +230,31 @@ impl Snapshots {
     }
 }
 
+/// A snapshot file without a name.
+pub struct Unnamed {
+    /// Bytes of the image, without the hash behind it.
+    pub bytes: u64,
+    /// The image.
+    pub reader: Box<dyn io::Read + Send>,
+}
+
+impl Snapshots {
+    /// Writes a file for one reader; its disk space is free again when the reader is dropped.
+    ///
+    /// # Errors
+    /// The file's.
+    pub fn unnamed(&self, image: &Image) -> io::Result<Unnamed> {
+        let dir = match &self.dir {
+            Some((_, dir)) => tempfile::Builder::new().prefix("sending-").tempdir_in(dir)?,
+            None => tempfile::tempdir()?,
+        };
+        let path = dir.path().join("db");
+        image.write(&path).map_err(io::Error::other)?;
+        let (bytes, reader) = etcd_file::open_image(&path)?;
+        Ok(Unnamed { bytes, reader })
+    }
+}
+
 /// Builds one snapshot.
 pub struct SnapshotBuilder {
     shared: Arc<Shared>,

@@ -369,6 +369,16 @@ fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("numbers, strings and lists of them have JSON")
 }
 
+/// The image in a snapshot file, without the hash behind it: its length and its bytes.
+///
+/// # Errors
+/// The file's.
+pub fn open_image(path: &Path) -> std::io::Result<(u64, Box<dyn std::io::Read + Send>)> {
+    let file = File::open(path)?;
+    let bytes = file.metadata()?.len().saturating_sub(32);
+    Ok((bytes, Box::new(std::io::Read::take(file, bytes))))
+}
+
 /// Reads a snapshot, ours or etcd's, also a bare bbolt file without the hash. Nothing of it is kept in memory.
 #[derive(Debug)]
 pub struct SnapshotReader {

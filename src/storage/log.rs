@@ -55,6 +55,12 @@ const IDLE_MARK: Duration = Duration::from_millis(50);
 /// not call the log.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
+/// Called on the log thread after each sync, with the time it took.
+pub type FsyncObserver = Arc<dyn Fn(Duration) + Send + Sync>;
+
+/// Called on the log thread once, with why the log has failed.
+pub type FailureObserver = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
@@ -89,9 +95,9 @@ pub struct LogOptions {
     /// Measures syncs.
     pub clock: Clock,
     /// Told how long each sync took.
-    pub observe_fsync: Option<Arc<dyn Fn(Duration) + Send + Sync>>,
+    pub observe_fsync: Option<FsyncObserver>,
     /// Told once when the log has failed, after the completions; for failures that no completion reports.
-    pub observe_failure: Option<Arc<dyn Fn(&str) + Send + Sync>>,
+    pub observe_failure: Option<FailureObserver>,
 }
 
 impl LogOptions {
@@ -477,8 +483,7 @@ fn read_places(
     segments: &BTreeMap<u32, Arc<Segment>>,
     entries: &mut Vec<LogEntry>,
 ) -> Result<(), Error> {
-    let end_of =
-        |place: &Place| place.position.offset() as usize + record::record_bytes(place.payload_bytes as usize);
+    let end_of = |place: &Place| place.position.offset() as usize + record::record_bytes(place.payload_bytes as usize);
     let mut rest = places;
     while let Some(first) = rest.first() {
         let start = first.position.offset() as usize;

@@ -72,7 +72,8 @@ impl Preparer {
             closing: false,
         };
         let Stock { dir, segment_bytes, spares_max, .. } = stock;
-        let shop = Arc::new(Shop { disk, dir, segment_bytes, spares_max, shelf: shelf.into(), changed: Condvar::new() });
+        let shop =
+            Arc::new(Shop { disk, dir, segment_bytes, spares_max, shelf: shelf.into(), changed: Condvar::new() });
         let worker = shop.clone();
         let spawn = || std::thread::Builder::new().name("log-prepare".to_owned()).spawn(move || worker.run());
         let thread = background.then(spawn).transpose()?;

@@ -264,7 +264,8 @@ impl Replay {
     ) -> Result<(), Error> {
         if let Some(previous) = previous {
             if start.previous_end != self.end {
-                let reason = format!("the next segment says that this one has valid records up to {}", start.previous_end);
+                let reason =
+                    format!("the next segment says that this one has valid records up to {}", start.previous_end);
                 return Err(damaged(&previous.path, u64::from(self.end.offset()), reason));
             }
             if start.next_index != self.index.next() {
@@ -354,7 +355,8 @@ impl Replay {
         if durable <= self.end {
             return Ok(());
         }
-        let reason = format!("no valid record stands there, but a later one says that {durable} was reached and synced");
+        let reason =
+            format!("no valid record stands there, but a later one says that {durable} was reached and synced");
         Err(damaged(path, offset as u64, reason))
     }
 

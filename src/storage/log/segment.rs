@@ -78,11 +78,7 @@ impl Maker<'_> {
         })
     }
 
-    fn make(
-        &self,
-        first: Option<&Record<'_>>,
-        fill: impl FnOnce(&dyn File) -> io::Result<()>,
-    ) -> io::Result<Segment> {
+    fn make(&self, first: Option<&Record<'_>>, fill: impl FnOnce(&dyn File) -> io::Result<()>) -> io::Result<Segment> {
         let new = path(self.dir, self.header.segment, NEW);
         let file = self.disk.open(&new, Open::Create)?;
         fill(&*file)?;

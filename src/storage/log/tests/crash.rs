@@ -83,7 +83,7 @@ impl History {
             Step::Truncate(count) => {
                 let from = self.last().next().saturating_sub(*count).max(self.last().first);
                 self.push(|model| model.entries.truncate((from - model.first) as usize));
-                (from > 0).then_some(Request::Truncate(from))
+                Some(Request::Truncate(from))
             }
             Step::Purge(keep) => {
                 let first = self.last().next().saturating_sub(*keep);
@@ -104,8 +104,8 @@ impl History {
         Request::Purge(first - 1, id)
     }
 
-    /// Opens the disk and compares; the error is what a user would have lost.
-    fn check(&self, disk: &SimDisk, options: &LogOptions) -> Result<Log, String> {
+    /// Opens the disk and compares; the error is what a user would have lost. Gives the state found, by number.
+    fn check(&self, disk: &SimDisk, options: &LogOptions) -> Result<(Log, usize), String> {
         let (log, recovered) = open_with(disk, options.clone()).map_err(|error| error.to_string())?;
         let found = Model {
             first: recovered.first_index,
@@ -116,12 +116,12 @@ impl History {
         if found.entries.last().map(|last| (last.index, last.term)) != recovered.last {
             return Err(format!("{:?} is not the last of {found:?}", recovered.last));
         }
-        if !self.states[self.acked..].contains(&found) {
+        let Some(state) = self.states[self.acked..].iter().rposition(|state| *state == found) else {
             return Err(format!("acknowledged was {:?}\nfound is {found:?}", self.states[self.acked]));
-        }
+        };
         match &recovered.committed {
             Some(hint) if !self.hints.contains(hint) => Err(format!("nobody gave the hint {hint:?}")),
-            _ => Ok(log),
+            _ => Ok((log, self.acked + state)),
         }
     }
 }
@@ -166,7 +166,7 @@ fn submit(log: &Log, request: Request, done: Done) {
     match request {
         Request::Append(entries, _) => log.append(entries, done),
         Request::Vote(vote) => log.save_vote(vote, done),
-        Request::Truncate(from) => log.truncate_after(Some(from - 1), done),
+        Request::Truncate(from) => log.truncate_after(from.checked_sub(1), done),
         Request::Purge(index, id) => log.purge(index, id, done),
     }
 }
@@ -181,15 +181,11 @@ fn cut(steps: &[Step], options: &LogOptions, faults: Faults, keep: f64, seed: u6
     run(&disk, options, steps, &mut history);
     let reached = disk.boundaries() - before > power_off_after;
     disk.crash(keep, seed);
-    disk.set_faults(Faults { power_off_after: None, ..faults });
-    let log = history.check(&disk, options)?;
+    disk.set_faults(Faults { lying_sync: faults.lying_sync, ..Faults::default() });
+    let (log, found) = history.check(&disk, options)?;
     // What was found is now promised, and the log goes on.
-    let found = log.state();
-    let at_found = |model: &Model| (model.next(), &model.vote, &model.purged);
-    let next = found.last.map_or(found.first_index, |(index, _)| index + 1);
-    let here = history.states.iter().rposition(|model| at_found(model) == (next, &found.vote, &found.purged));
-    history.states.truncate(here.ok_or("found is in no state")? + 1);
-    history.acked = history.states.len() - 1;
+    history.states.truncate(found + 1);
+    history.acked = found;
     drop(log);
     run(&disk, options, &[Step::Append(3, 700), Step::Vote, Step::Reopen, Step::Append(20, 700)], &mut history);
     disk.crash(keep, seed);

@@ -170,7 +170,7 @@ fn syncs_are_observed_and_counted() {
     let disk = new_disk();
     let seen = Arc::new(AtomicU64::new(0));
     let counter = seen.clone();
-    let observe: Arc<dyn Fn(Duration) + Send + Sync> = Arc::new(move |_| {
+    let observe: FsyncObserver = Arc::new(move |_| {
         counter.fetch_add(1, Ordering::Relaxed);
     });
     let (log, _) = open_with(&disk, LogOptions { observe_fsync: Some(observe), ..options() }).unwrap();
