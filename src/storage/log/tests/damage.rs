@@ -289,3 +289,20 @@ fn old_records_in_a_recycled_file_are_never_taken_for_new_ones() {
         assert_eq!(all_entries(&log), expected[expected.len() - 2..]);
     }
 }
+
+#[test]
+fn spares_of_another_size_are_not_used_when_the_size_changes() {
+    let disk = new_disk();
+    for segment_bytes in [SMALL_SEGMENT_BYTES, 2 * SMALL_SEGMENT_BYTES, SMALL_SEGMENT_BYTES] {
+        let options = LogOptions { segment_bytes, ..options() };
+        let (log, recovered) = open_with(&disk, options.clone()).unwrap();
+        let next = recovered.last.map_or(0, |(index, _)| index + 1);
+        for index in next..next + 100 {
+            append(&log, vec![entry(index, 1, 900)]).unwrap();
+        }
+        wait(|done| log.purge(next + 98, "p".into(), done)).unwrap();
+        drop(log);
+        assert!(disk.read_dir(dir()).unwrap().iter().any(|name| name.ends_with(segment::SPARE)));
+        assert_eq!(open_with(&disk, options).unwrap().1.last, Some((next + 99, 1)));
+    }
+}
