@@ -10,8 +10,10 @@ pub mod metrics;
 pub mod proto;
 pub mod raft;
 pub mod rpc;
+mod server;
 pub mod state;
 pub mod storage;
 pub mod watch;
 
 pub use config::Config;
+pub use server::{Error, Server};

@@ -140,12 +140,21 @@ async fn run(
     ready: impl FnOnce(&str),
     asked: impl Future<Output = &'static str>,
 ) -> Result<(), String> {
-    let endpoint = config.listen_client_urls.first().map(ToString::to_string).unwrap_or_default();
-    ready(&endpoint);
-    let reason = asked.await;
-    tracing::info!(reason, "stopping");
-    tell_manager("STOPPING=1");
-    Ok(())
+    let server = kelson::Server::start(config).await.map_err(|error| error.to_string())?;
+    ready(&server.client_endpoint());
+    tokio::select! {
+        reason = asked => {
+            tracing::info!(reason, "stopping");
+            tell_manager("STOPPING=1");
+            server.shutdown().await;
+            Ok(())
+        }
+        // Nothing more is written, answered or flushed: what was acknowledged is in the log, the rest is unknown.
+        reason = server.failed() => {
+            tracing::error!(reason, "the member failed and ends at once");
+            std::process::exit(1);
+        }
+    }
 }
 
 /// Settings that an operator should not be able to forget.

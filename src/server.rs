@@ -76,7 +76,7 @@ pub struct Server {
     // Dropped in this order: first what serves, then what it serves from, last the lock on the directory.
     workers: Arc<Workers>,
     raft: Worker,
-    data_dir: Option<DataDir>,
+    _data_dir: Option<DataDir>,
 }
 
 impl Server {
@@ -135,7 +135,7 @@ impl Server {
             assembly,
             workers,
             raft,
-            data_dir: opened.data_dir,
+            _data_dir: opened.data_dir,
         };
         server.listen(&config)?;
         server.publish(&config).await?;
@@ -148,7 +148,6 @@ impl Server {
             keepalive_interval: config.grpc_keepalive_interval,
             keepalive_timeout: config.grpc_keepalive_timeout,
             reuse_port: config.socket_reuse_port,
-            reuse_address: config.socket_reuse_address,
         };
         let split = !config.listen_client_http_urls.is_empty();
         let pages = self.assembly.client_pages();

@@ -49,8 +49,6 @@ pub struct Options {
     pub keepalive_timeout: Duration,
     /// `--socket-reuse-port`.
     pub reuse_port: bool,
-    /// `--socket-reuse-address`.
-    pub reuse_address: bool,
 }
 
 /// Binds a listener.
@@ -60,7 +58,8 @@ pub struct Options {
 pub fn bind(address: SocketAddr, options: &Options) -> io::Result<std::net::TcpListener> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("listen on {address}: {error}"));
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(named)?;
-    // As Go does for every listener: a restart need not wait for old connections to time out.
+    // As Go does for every listener, whatever --socket-reuse-address says: a restart need not wait for the old
+    // connections to time out.
     socket.set_reuse_address(true).map_err(named)?;
     if options.reuse_port {
         socket.set_reuse_port(true).map_err(named)?;

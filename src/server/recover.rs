@@ -89,25 +89,30 @@ fn open_memory(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result
 
 fn open_dir(config: &Config, dir: &Path, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Opened, Error> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let data_dir = DataDir::open(disk.clone(), dir, config.wal_dir.as_deref())?;
-    let (log, recovered) = Log::open(disk.clone(), data_dir.log(), log_options(config, metrics, clock))?;
+    let mut data_dir = DataDir::open(disk.clone(), dir, config.wal_dir.as_deref())?;
+    let options = LogOptions { must_exist: !data_dir.is_new(), ..log_options(config, metrics, clock) };
+    let (log, recovered) = Log::open(disk.clone(), data_dir.log_dir(), options)?;
     let log = Arc::new(log);
     // Only for its reading of the marks; the node makes its own.
     let marks = LogStore::new(log.clone(), &recovered).map_err(|error| Error::Recovery(error.to_string()))?;
     let span = Span { purged: marks.purged().map_or(0, |id| id.index), last: marks.last_index() };
-    let snapshots = Snapshots::open(disk, data_dir.snapshots())?;
-    let (engine, loaded) = open_checkpoint(&data_dir.checkpoint(), span)?;
+    let snapshots = Snapshots::open(disk, data_dir.state_dir().join("snapshot"))?;
+    let (engine, loaded) = open_checkpoint(&data_dir.state_dir().join("checkpoint"), span)?;
     let loaded = match loaded {
-        Some(loaded) => Some(loaded),
+        Some(loaded) => {
+            snapshots.recall()?;
+            Some(loaded)
+        }
         None => from_snapshot(&snapshots, span)?,
     };
+    data_dir.seal()?;
     let fresh = engine.as_ref().is_none_or(|(_, fresh)| *fresh);
     let Loaded { store, mark } = loaded.unwrap_or_else(|| Loaded { store: Store::new(), mark: Mark::default() });
     if span.purged > mark.log_id.map_or(0, |id| id.index) {
         return Err(Error::Recovery(format!(
             "the log in {} begins behind entry {}, but neither checkpoint nor snapshot reaches that far; restore this \
              member from a backup, or remove it from the cluster and add it anew",
-            data_dir.log().display(),
+            data_dir.log_dir().display(),
             span.purged
         )));
     }
@@ -118,7 +123,7 @@ fn open_dir(config: &Config, dir: &Path, metrics: &Arc<Metrics>, clock: &Clock) 
         "state recovered"
     );
     let store = Arc::new(store);
-    let checkpoint_dir = data_dir.checkpoint();
+    let checkpoint_dir = data_dir.state_dir().join("checkpoint");
     let reopen = Box::new(move || {
         let engine = SledEngine::open(sled_config(&checkpoint_dir))?;
         Ok(Box::new(engine) as Box<dyn Engine>)
@@ -149,7 +154,8 @@ impl Span {
         if applied < self.purged {
             return Err(format!("it ends at entry {applied}, the log begins behind entry {}", self.purged));
         }
-        if applied > self.last {
+        // A restored member begins with a snapshot and no log at all.
+        if applied > self.last && self.last > 0 {
             return Err(format!("it has applied entry {applied}, the log ends at entry {}", self.last));
         }
         Ok(())

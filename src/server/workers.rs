@@ -70,8 +70,9 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         if let Some(end) = self.end.take() {
-            // The thread may have ended already.
-            drop(end.send(()));
+            if end.send(()).is_err() {
+                tracing::debug!("a worker ended before it was told to");
+            }
         }
         if let Some(thread) = self.thread.take()
             && thread.thread().id() != std::thread::current().id()
