@@ -3,4 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod chaosfs;
+pub mod check;
+pub mod client;
+pub mod history;
+pub mod proto;
 pub mod rng;
