@@ -83,6 +83,11 @@ impl Client {
         Ok(Self { channel: endpoint.connect().await?, deadline })
     }
 
+    /// The same connection with another deadline for each call.
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
+    }
+
     fn kv(&self) -> KvClient<Channel> {
         KvClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }

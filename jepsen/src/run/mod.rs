@@ -1,0 +1,3 @@
+//! Runs: a plan carried out against a target, judged and reported.
+
+pub mod crash;
