@@ -5,6 +5,7 @@
 pub mod chaosfs;
 pub mod check;
 pub mod client;
+pub mod doctor;
 pub mod history;
 pub mod observe;
 pub mod plan;

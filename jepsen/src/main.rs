@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jepsen::chaosfs::Directories;
+use jepsen::doctor;
 use jepsen::plan::Plan;
 use jepsen::report::Verdict;
-use jepsen::run::crash;
+use jepsen::run::faults::Situation;
+use jepsen::run::{crash, faults};
 use jepsen::target::Template;
 
 /// Faults, workloads and checkers for servers of etcd's v3 API.
@@ -40,16 +42,40 @@ enum Command {
         #[arg(long, default_value_t = 50)]
         kills: usize,
     },
+    /// Disk situations, one check each: full, failing, slow, read-only, torn, truncated, flipped, used twice
+    Faults {
+        #[command(flatten)]
+        target: TargetArgs,
+        /// Only this one; may be repeated
+        #[arg(long, value_parser = situation)]
+        only: Vec<Situation>,
+        /// The run's directory instead of runs/…
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// What this machine can do, and what stands in where it cannot
+    Doctor,
 }
 
 #[derive(Args)]
-struct CrashArgs {
+struct TargetArgs {
     /// `kelson`, `etcd`, or the path of a binary with etcd's flags
     #[arg(long, default_value = "kelson")]
     target: String,
     /// One more argument for the server; may be repeated
     #[arg(long = "etcd-args", allow_hyphen_values = true)]
     arguments: Vec<String>,
+}
+
+fn situation(name: &str) -> Result<Situation, String> {
+    let names = || Situation::ALL.map(Situation::name).join(", ");
+    Situation::ALL.into_iter().find(|one| one.name() == name).ok_or_else(|| format!("one of {}", names()))
+}
+
+#[derive(Args)]
+struct CrashArgs {
+    #[command(flatten)]
+    target: TargetArgs,
     /// Fixes faults and requests
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -91,7 +117,7 @@ impl CrashArgs {
     fn options(self, crashes: usize, power: Option<Directories>) -> anyhow::Result<crash::Options> {
         let Workload::Mix = self.workload;
         Ok(crash::Options {
-            template: Template::new(&self.target, self.arguments)?,
+            template: Template::new(&self.target.target, self.target.arguments)?,
             plan: Plan::new(self.seed, crashes),
             power,
             clients: self.clients.max(1),
@@ -113,6 +139,12 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
             crash::run(crash.options(cuts, Some(directories))?).await
         }
         Command::Kill { crash, kills } => crash::run(crash.options(kills, None)?).await,
+        Command::Faults { target, only, out } => {
+            let template = Template::new(&target.target, target.arguments)?;
+            let situations = if only.is_empty() { Situation::ALL.to_vec() } else { only };
+            faults::run(template, &situations, out).await
+        }
+        Command::Doctor => Ok(doctor::run()),
     }
 }
 

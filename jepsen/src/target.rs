@@ -19,7 +19,9 @@ const KILL_MAX: Duration = Duration::from_secs(20);
 /// Between two looks at a server that starts.
 const POLL: Duration = Duration::from_millis(5);
 /// Log lines shown when a server fails.
-const TAIL_BYTES: u64 = 4096;
+const TAIL_LINES: usize = 8;
+/// They are looked for in this many bytes.
+const TAIL_BYTES: u64 = 16_384;
 
 /// How to start the server.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -178,7 +180,11 @@ impl Server {
 
     /// The end of what it wrote since this start.
     pub fn log_tail(&self) -> String {
-        self.read_log().unwrap_or_else(|error| format!("(its log cannot be read: {error})"))
+        let shorten = |log: String| {
+            let lines: Vec<&str> = log.lines().collect();
+            lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+        };
+        self.read_log().map(shorten).unwrap_or_else(|error| format!("(its log cannot be read: {error})"))
     }
 
     fn read_log(&self) -> io::Result<String> {

@@ -96,6 +96,12 @@ impl ChaosFs {
         self.shared.disk.lock().counters
     }
 
+    /// Bytes of allocated pages.
+    pub fn bytes_used(&self) -> u64 {
+        let (capacity, free) = self.shared.disk.lock().space();
+        capacity - free
+    }
+
     /// Pages that a power cut now would lose with `keep` 0.
     pub fn pages_dirty(&self) -> u64 {
         self.shared.disk.lock().pages_dirty()

@@ -165,7 +165,8 @@ impl Ledger {
         replay.violations
     }
 
-    fn count(&mut self, operations: &[Operation]) {
+    /// Counts requests; [`Ledger::judge`] does, others only for what can no longer be judged.
+    pub fn count(&mut self, operations: &[Operation]) {
         self.totals.operations += operations.len() as u64;
         for operation in operations {
             match &operation.outcome {

@@ -36,6 +36,8 @@ const EPOCHS_KEPT: usize = 3;
 const WRITES_PER_CRASH_MIN: u64 = 5;
 /// Violations printed; the verdict file has more.
 const VIOLATIONS_SHOWN: usize = 12;
+/// Of each, characters printed.
+const SHOWN_CHARS: usize = 300;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -174,7 +176,11 @@ impl Run {
             let mut server = self.options.template.start(&medium.data_dir(), &self.dir.join("server.log"))?;
             let client = match server.ready(self.options.start_limit).await {
                 Ok(client) => client,
-                Err(error) => return self.not_ready(&medium, &server, &error),
+                Err(error) => {
+                    self.ledger.count(&epoch);
+                    self.keep_history(number, &epoch)?;
+                    return self.not_ready(&medium, &server, &error);
+                }
             };
             let start_ms = millis(started);
             self.judge(&client, &mut server, &epoch, start_ms).await?;
@@ -458,7 +464,7 @@ fn progress(report: &CutReport, planned: usize, ledger: &Ledger, violations: usi
 
 fn print_summary(summary: &Summary, dir: &RunDir) {
     for violation in summary.violations.iter().take(VIOLATIONS_SHOWN) {
-        println!("  {violation}");
+        println!("  {}", shorten(&violation.to_string()));
     }
     println!(
         "{:?}: {} crashes ({} power cuts), {} of {} unsynced pages lost, {} writes answered, {} unknown ({} happened), \
@@ -475,11 +481,13 @@ fn print_summary(summary: &Summary, dir: &RunDir) {
         summary.totals.hashes_compared,
         summary.totals.lost,
         summary.took_seconds,
-        if summary.reason.is_empty() { String::new() } else { format!("; {}", first_line(&summary.reason)) }
+        if summary.reason.is_empty() { String::new() } else { format!("; {}", shorten(&summary.reason)) }
     );
     println!("{}", dir.join("verdict.json").display());
 }
 
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
+/// One line for the terminal; the verdict file has all of it.
+fn shorten(text: &str) -> String {
+    let line: String = text.chars().map(|c| if c == '\n' { ' ' } else { c }).take(SHOWN_CHARS).collect();
+    if line.len() < text.len() { format!("{line} …") } else { line }
 }
