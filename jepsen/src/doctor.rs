@@ -1,7 +1,9 @@
 //! What this machine can do for the harness, tried out where that is harmless, and what stands in where it cannot.
 
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use crate::chaosfs::{ChaosFs, Directories};
 use crate::report::Verdict;
@@ -68,8 +70,26 @@ fn fuse() -> Result<String, String> {
     let mut fs = ChaosFs::mount(dir.path(), Directories::Strict).map_err(text)?;
     std::fs::write(dir.path().join("file"), "forgotten").map_err(text)?;
     let cut = fs.power_cut(0.0, 1).map_err(text)?;
+    let speed = synchronous_writes_per_second(dir.path()).map_err(text)?;
     let gone = !dir.path().join("file").exists();
-    if gone && cut.pages_lost == 1 { Ok("mounted, cut, forgot one page".into()) } else { Err(format!("{cut:?}")) }
+    if gone && cut.pages_lost == 1 {
+        Ok(format!("mounted, cut, forgot one page; {speed} synchronous writes/s"))
+    } else {
+        Err(format!("{cut:?}"))
+    }
+}
+
+/// 4 KiB writes with `O_DSYNC` by one thread, as a server's log makes them.
+fn synchronous_writes_per_second(dir: &Path) -> std::io::Result<u64> {
+    const WRITES: u64 = 5000;
+    let mut options = std::fs::File::options();
+    let flags = rustix::fs::OFlags::DSYNC.bits() as i32;
+    let file = options.write(true).create(true).truncate(true).custom_flags(flags).open(dir.join("speed"))?;
+    let started = Instant::now();
+    for write in 0..WRITES {
+        file.write_all_at(&[1; 4096], write % 1000 * 4096)?;
+    }
+    Ok((WRITES as f64 / started.elapsed().as_secs_f64()) as u64)
 }
 
 /// A tool that runs and says that all is well.

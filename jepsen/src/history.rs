@@ -26,7 +26,7 @@ impl Value {
         let mut bytes = format!("{}.{}.{}.", self.operation, self.part, self.length).into_bytes();
         let mut rng = Rng::new(self.operation ^ (u64::from(self.part) << 40));
         while bytes.len() < self.length as usize {
-            let word = rng.next().to_le_bytes();
+            let word = rng.bits().to_le_bytes();
             let room = self.length as usize - bytes.len();
             bytes.extend(word.iter().take(room).map(|byte| b'a' + byte % 26));
         }

@@ -33,6 +33,9 @@ enum Command {
         /// What makes a directory entry durable
         #[arg(long, value_enum, default_value = "strict")]
         dirs: Dirs,
+        /// The disk answers syncs without writing: every server must come out invalid
+        #[arg(long)]
+        lying_sync: bool,
     },
     /// kill -9 under load on a real directory, then a check of everything
     Kill {
@@ -120,6 +123,7 @@ impl CrashArgs {
             template: Template::new(&self.target.target, self.target.arguments)?,
             plan: Plan::new(self.seed, crashes),
             power,
+            lying_sync: false,
             clients: self.clients.max(1),
             rate: self.rate,
             start_limit: Duration::from_secs(self.start_limit),
@@ -131,12 +135,12 @@ impl CrashArgs {
 
 async fn run(command: Command) -> anyhow::Result<Verdict> {
     match command {
-        Command::PowerCut { crash, cuts, dirs } => {
+        Command::PowerCut { crash, cuts, dirs, lying_sync } => {
             let directories = match dirs {
                 Dirs::Strict => Directories::Strict,
                 Dirs::Journal => Directories::Journal,
             };
-            crash::run(crash.options(cuts, Some(directories))?).await
+            crash::run(crash::Options { lying_sync, ..crash.options(cuts, Some(directories))? }).await
         }
         Command::Kill { crash, kills } => crash::run(crash.options(kills, None)?).await,
         Command::Faults { target, only, out } => {

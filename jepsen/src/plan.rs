@@ -51,7 +51,7 @@ impl Plan {
             load_ms: rng.between(LOAD_MS.0, LOAD_MS.1),
             hold_ms: if rng.chance(0.5) { rng.between(HOLD_MS.0, HOLD_MS.1) } else { 0 },
             keep: *rng.pick(&[0.0, 0.5, 0.9]),
-            seed: rng.next(),
+            seed: rng.bits(),
             interrupt_start_ms: (rng.below(INTERRUPTED_START_ONE_IN) == 0)
                 .then(|| rng.between(INTERRUPTED_START_MS.0, INTERRUPTED_START_MS.1)),
         };

@@ -19,7 +19,7 @@ impl Rng {
     }
 
     /// 64 uniform bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         let [a, b, c, d] = &mut self.0;
         let result = b.wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let shifted = *b << 17;
@@ -34,7 +34,7 @@ impl Rng {
 
     /// A number in `0..bound`; 0 when `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.bits()) * u128::from(bound)) >> 64) as u64
     }
 
     /// A number in `low..=high`.
@@ -44,7 +44,7 @@ impl Rng {
 
     /// True with this probability.
     pub fn chance(&mut self, probability: f64) -> bool {
-        ((self.next() >> 11) as f64) / ((1u64 << 53) as f64) < probability
+        ((self.bits() >> 11) as f64) / ((1u64 << 53) as f64) < probability
     }
 
     /// One of these, each as likely.
@@ -69,8 +69,8 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_numbers() {
         let (mut a, mut b) = (Rng::new(7), Rng::new(7));
-        assert!((0..100).all(|_| a.next() == b.next()));
-        assert_ne!(Rng::new(7).next(), Rng::new(8).next());
+        assert!((0..100).all(|_| a.bits() == b.bits()));
+        assert_ne!(Rng::new(7).bits(), Rng::new(8).bits());
     }
 
     #[test]

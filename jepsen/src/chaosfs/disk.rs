@@ -15,6 +15,7 @@ use std::time::SystemTime;
 
 use rustix::io::Errno;
 
+use super::content::{File, PAGE, Page, first_page_from, pages_of, pieces};
 use super::faults::Faults;
 use crate::rng::Rng;
 
@@ -23,20 +24,12 @@ pub type Ino = u64;
 
 /// The root directory.
 pub const ROOT: Ino = 1;
-/// The unit of dirtiness, in bytes.
-pub const PAGE: usize = 4096;
-/// The unit that a disk writes atomically, in bytes; a torn page is old and new in these pieces.
-pub const SECTOR: usize = 512;
-/// One surviving dirty page in this many is torn.
-const TORN_ONE_IN: u64 = 8;
 /// Directory changes that may wait for a sync; beyond it the oldest become durable, as a journal's commit timer does.
 const PENDING_CHANGES_MAX: usize = 20_000;
 /// Largest file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 40;
 /// Size of the disk unless [`Faults`] say less, in bytes.
 pub const CAPACITY_BYTES: u64 = 16 << 30;
-
-type Page = Arc<[u8; PAGE]>;
 
 /// What makes a new, renamed or removed directory entry durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,22 +96,6 @@ pub enum Kind {
     Directory,
     /// A symbolic link.
     Symlink,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Content {
-    size: u64,
-    pages: BTreeMap<u64, Page>,
-}
-
-#[derive(Debug, Default)]
-struct File {
-    live: Content,
-    durable: Content,
-    /// Pages whose live content is not durable and that the next sync writes.
-    dirty: BTreeSet<u64>,
-    /// Pages that a failed or swallowed sync marked clean: live only, and no later sync writes them.
-    forgotten: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
@@ -433,7 +410,7 @@ impl Disk {
     /// Makes the pages of one synchronous write durable, and the file's size; other dirty pages stay dirty.
     pub fn sync_written(&mut self, ino: Ino, offset: u64, length: usize) -> Result<()> {
         self.counters.synchronous_writes += 1;
-        self.sync_pages(ino, |page| pieces_span(offset, length).contains(&page))
+        self.sync_pages(ino, |page| pages_of(offset, length).contains(&page))
     }
 
     /// What `fsync` and `fdatasync` do, on a file or a directory.
@@ -579,7 +556,7 @@ impl Disk {
         let capacity = self.faults.capacity_bytes.unwrap_or(CAPACITY_BYTES) / PAGE as u64;
         let zero = self.zero.clone();
         let file = self.file_mut(ino)?;
-        let span = pieces_span(offset, length as usize);
+        let span = pages_of(offset, length as usize);
         let missing = (span.end - span.start) - file.live.pages.range(span.clone()).count() as u64;
         if missing > 0 {
             if used + missing > capacity {
@@ -710,103 +687,4 @@ impl Inode {
             Body::Symlink(_) => Kind::Symlink,
         }
     }
-}
-
-impl File {
-    fn touch(&mut self, page: u64) {
-        self.forgotten.remove(&page);
-        self.dirty.insert(page);
-    }
-
-    fn sync(&mut self, chosen: impl Fn(u64) -> bool) {
-        let (live, durable) = (&self.live, &mut self.durable);
-        self.dirty.retain(|page| {
-            if chosen(*page) {
-                match live.pages.get(page) {
-                    Some(data) => durable.pages.insert(*page, data.clone()),
-                    None => durable.pages.remove(page),
-                };
-            }
-            !chosen(*page)
-        });
-        durable.size = live.size;
-        // A file that was cut and then synced by a write elsewhere must not show old bytes when it grows again.
-        durable.zero_from(live.size);
-        self.dirty.retain(|page| *page < first_page_from(live.size));
-    }
-
-    fn power_cut(&mut self, keep: f64, rng: &mut Rng, cut: &mut Cut) {
-        let (live, durable) = (&self.live, &mut self.durable);
-        if durable.size != live.size && rng.chance(keep) {
-            durable.size = live.size;
-        }
-        let dirty = std::mem::take(&mut self.dirty);
-        cut.pages_dirty += (dirty.len() + self.forgotten.len()) as u64;
-        cut.pages_lost += self.forgotten.len() as u64;
-        self.forgotten.clear();
-        for page in dirty {
-            if !rng.chance(keep) {
-                cut.pages_lost += 1;
-                continue;
-            }
-            match live.pages.get(&page) {
-                Some(new) if rng.below(TORN_ONE_IN) == 0 => {
-                    cut.pages_torn += 1;
-                    let old = durable.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE]));
-                    let old = Arc::make_mut(old);
-                    for sector in (0..PAGE).step_by(SECTOR).filter(|_| rng.chance(0.5)) {
-                        old[sector..sector + SECTOR].copy_from_slice(&new[sector..sector + SECTOR]);
-                    }
-                }
-                Some(new) => {
-                    durable.pages.insert(page, new.clone());
-                }
-                None => {
-                    durable.pages.remove(&page);
-                }
-            }
-        }
-        durable.zero_from(durable.size);
-        self.live = durable.clone();
-    }
-}
-
-impl Content {
-    /// Drops pages that begin at or after `size` and zeroes the rest of the page it falls into. Returns pages dropped.
-    fn zero_from(&mut self, size: u64) -> u64 {
-        let dropped = self.pages.split_off(&first_page_from(size)).len() as u64;
-        let within = (size % PAGE as u64) as usize;
-        if within > 0
-            && let Some(page) = self.pages.get_mut(&(size / PAGE as u64))
-            && page[within..].iter().any(|&byte| byte != 0)
-        {
-            Arc::make_mut(page)[within..].fill(0);
-        }
-        dropped
-    }
-}
-
-/// The part of a request that falls into one page.
-struct Piece {
-    page: u64,
-    within: usize,
-    data: std::ops::Range<usize>,
-}
-
-fn pieces(offset: u64, length: usize) -> impl Iterator<Item = Piece> {
-    pieces_span(offset, length).map(move |page| {
-        let start = (page * PAGE as u64).max(offset);
-        let end = ((page + 1) * PAGE as u64).min(offset + length as u64);
-        let data = (start - offset) as usize..(end - offset) as usize;
-        Piece { page, within: (start % PAGE as u64) as usize, data }
-    })
-}
-
-/// The pages that a range touches.
-fn pieces_span(offset: u64, length: usize) -> std::ops::Range<u64> {
-    if length == 0 { 0..0 } else { offset / PAGE as u64..(offset + length as u64).div_ceil(PAGE as u64) }
-}
-
-fn first_page_from(size: u64) -> u64 {
-    size.div_ceil(PAGE as u64)
 }

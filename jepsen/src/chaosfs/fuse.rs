@@ -14,7 +14,8 @@ use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno as Code;
 
 use super::Shared;
-use super::disk::{Attributes, Disk, Ino, Kind, PAGE};
+use super::content::PAGE;
+use super::disk::{Attributes, Disk, Ino, Kind};
 use super::held::Sync;
 
 /// The kernel may keep names and attributes: nobody but it changes them while mounted.

@@ -6,6 +6,7 @@
 //! Not modelled: `sync_file_range` (FUSE never sees it, so it gives no durability), extended attributes, modes and times
 //! across power cuts.
 
+mod content;
 pub mod disk;
 pub mod faults;
 mod fuse;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use fuser::{BackgroundSession, Config, MountOption};
 use rustix::mount::UnmountFlags;
 
+pub use content::{PAGE, SECTOR};
 pub use disk::{Counters, Cut, Directories};
 use disk::{Disk, Kind, ROOT};
 pub use faults::Faults;

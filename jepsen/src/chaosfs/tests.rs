@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
-use super::disk::{PAGE, SECTOR};
 use super::*;
 
 fn name(text: &str) -> &OsStr {
@@ -251,7 +250,11 @@ fn through_the_kernel_synced_data_survives_and_the_rest_does_not() {
     let synchronous = open(rustix::fs::OFlags::DSYNC.bits()).unwrap();
     synchronous.write_all_at(b"second", 8192).unwrap();
     file.write_all_at(b"third", 65536).unwrap();
-    drop((file, synchronous));
+    let direct = open((rustix::fs::OFlags::DSYNC | rustix::fs::OFlags::DIRECT).bits()).unwrap();
+    let buffer = vec![4; 2 * PAGE];
+    let aligned = buffer.as_ptr().align_offset(PAGE);
+    direct.write_all_at(&buffer[aligned..aligned + PAGE], 16384).unwrap();
+    drop((file, synchronous, direct));
 
     let cut = fs.power_cut(0.0, 1).unwrap();
     assert_eq!(cut.pages_lost, 1);
@@ -265,6 +268,7 @@ fn through_the_kernel_synced_data_survives_and_the_rest_does_not() {
     };
     assert_eq!(read(0, 5), b"first");
     assert_eq!(read(8192, 6), b"second");
+    assert_eq!(read(16384, PAGE), [4; PAGE]);
     assert_eq!(read(65536, 5), [0; 5]);
 
     fs.faults(|faults| faults.read_only = true);

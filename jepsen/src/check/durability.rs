@@ -138,6 +138,11 @@ impl Ledger {
         self.count(operations);
         self.check_head(operations, seen, &mut replay.violations);
         self.note_leases(operations);
+        if let Some(pair) = seen.events.windows(2).find(|pair| pair[0].kv.mod_revision > pair[1].kv.mod_revision) {
+            let text =
+                format!("the watch sent revision {} before {}", pair[0].kv.mod_revision, pair[1].kv.mod_revision);
+            replay.report(Kind::WrongOrder, text);
+        }
         let revisions = by_revision(&seen.events);
         self.check_old_log(seen, &revisions, &mut replay.violations);
         for revision in self.head + 1..=seen.head {

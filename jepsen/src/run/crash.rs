@@ -48,6 +48,8 @@ pub struct Options {
     pub plan: Plan,
     /// Power cuts with these directory rules; `None` = kill -9 on a real directory.
     pub power: Option<Directories>,
+    /// The disk answers syncs and does nothing: no server can pass, a harness that says otherwise is broken.
+    pub lying_sync: bool,
     /// Concurrent clients.
     pub clients: u32,
     /// Requests per second of all clients together, at most.
@@ -169,6 +171,9 @@ pub async fn run(options: Options) -> anyhow::Result<Verdict> {
 impl Run {
     async fn rounds(&mut self) -> anyhow::Result<()> {
         let mut medium = Medium::new(self.options.power)?;
+        if let Some(fs) = medium.power() {
+            fs.faults(|faults| faults.lying_sync = self.options.lying_sync);
+        }
         let mut epoch: Vec<Operation> = Vec::new();
         let cuts = self.options.plan.cuts.clone();
         for number in 0..=cuts.len() {
@@ -323,7 +328,7 @@ impl Run {
         if let Some(after) = cut.interrupt_start_ms {
             let mut server = self.options.template.start(&medium.data_dir(), &self.dir.join("server.log"))?;
             tokio::time::sleep(Duration::from_millis(after)).await;
-            add(&mut report, medium.crash(&mut server, cut, Rng::new(cut.seed).next())?);
+            add(&mut report, medium.crash(&mut server, cut, Rng::new(cut.seed).bits())?);
         }
         self.reports.push(report);
         Ok(())

@@ -53,7 +53,7 @@ pub enum Situation {
     SlowSync,
     /// A read-only file system at start.
     ReadOnly,
-    /// The last bytes of the last record are zero.
+    /// The last sector of the last record was never written.
     TornTail,
     /// A log file ends in the middle of acknowledged records.
     TruncatedSegment,

@@ -420,3 +420,11 @@ fn a_changed_hash_is_found() {
     seen.hash_before = ledger.hash().map(|hash| Hash { hash: 8, ..hash });
     assert_eq!(kinds(ledger.judge(&[], &seen)), [Kind::HashChanged]);
 }
+
+#[test]
+fn a_watch_out_of_order_is_found() {
+    let server = Server::busy();
+    let mut seen = server.observe();
+    seen.events.reverse();
+    assert_eq!(kinds(Ledger::new().judge(&server.operations, &seen)), [Kind::WrongOrder]);
+}

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use super::Finding;
 use super::stage::{LogFile, START_MAX, Stage, lines_about, names_offset};
+use crate::chaosfs::SECTOR;
 use crate::history::{Action, Outcome};
 use crate::target::Template;
 
 /// Writes before the damage.
 const PUTS: usize = 300;
 const PUT_BYTES: u32 = 300;
-/// Bytes torn off the last record.
-const TORN: usize = 8;
+/// The last write spans several sectors, so that a part of it can be missing.
+const TORN_BYTES: u32 = 3000;
 /// An offset in a message is right when it is that of the record or block around the damage.
 const OFFSET_WITHIN: usize = 64 << 10;
 
@@ -27,12 +28,18 @@ async fn written(template: &Template, log: PathBuf) -> anyhow::Result<(Stage, Ve
 }
 
 pub async fn torn_tail(template: &Template, log: PathBuf) -> anyhow::Result<Finding> {
-    let (mut stage, mut files) = written(template, log).await?;
+    let mut stage = Stage::new(template, log, false)?;
+    let client = stage.start_well().await?;
+    stage.put_well(&client, PUTS, PUT_BYTES).await?;
+    stage.put_well(&client, 1, TORN_BYTES).await?;
+    stage.kill()?;
+    let mut files = stage.log_files()?;
     let last = files.last_mut().expect("log_files returns at least one");
-    let end = last.used;
-    last.bytes[end.saturating_sub(TORN)..end].fill(0);
+    // The disk wrote all sectors of the last write but its last one.
+    let (end, from) = (last.used, (last.used - 1) / SECTOR * SECTOR);
+    last.bytes[from..end].fill(0);
     last.write()?;
-    let damage = format!("{} torn at {}..{end}", last.name(), end.saturating_sub(TORN));
+    let damage = format!("{} torn at {from}..{end}", last.name());
     // Such a tail is an unfinished write, so the last write was never answered, as far as the judge goes.
     if let Some(operation) = stage.operations.last_mut() {
         operation.outcome = Outcome::Unknown("torn".into());
