@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -23,14 +24,24 @@ const CACHE_TIME: Duration = Duration::from_secs(60);
 /// Largest write of one request, in bytes.
 const WRITE_BYTES_MAX: u32 = 1 << 20;
 const GENERATION: Generation = Generation(0);
-const NO_HANDLE: FileHandle = FileHandle(0);
 
 /// One session's view of the shared disk.
-pub(super) struct Fuse(pub(super) Arc<Shared>);
+pub(super) struct Fuse {
+    shared: Arc<Shared>,
+    handles: AtomicU64,
+}
 
 impl Fuse {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, handles: AtomicU64::new(1) }
+    }
+
+    fn handle(&self) -> FileHandle {
+        FileHandle(self.handles.fetch_add(1, Ordering::Relaxed))
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut Disk) -> Result<T, Code>) -> Result<T, Errno> {
-        act(&mut self.0.disk.lock()).map_err(|code| Errno::from_i32(code.raw_os_error()))
+        act(&mut self.shared.disk.lock()).map_err(|code| Errno::from_i32(code.raw_os_error()))
     }
 
     fn make(&self, parent: INodeNo, name: &OsStr, kind: Kind, mode: u32, target: Option<&Path>, reply: ReplyEntry) {
@@ -45,9 +56,9 @@ impl Fuse {
     }
 
     fn sync(&self, sync: Sync) {
-        let slow = self.0.disk.lock().faults.slow_sync;
-        if let Some(sync) = self.0.held.take(sync, slow) {
-            sync.perform(&self.0.disk);
+        let slow = self.shared.disk.lock().faults.slow_sync;
+        if let Some(sync) = self.shared.held.take(sync, slow) {
+            sync.perform(&self.shared.disk, &self.shared.behind_write);
         }
     }
 }
@@ -208,7 +219,7 @@ impl Filesystem for Fuse {
 
     fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         match self.with(|disk| disk.opened(ino.0)) {
-            Ok(()) => reply.opened(NO_HANDLE, FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(()) => reply.opened(self.handle(), FopenFlags::FOPEN_KEEP_CACHE),
             Err(error) => reply.error(error),
         }
     }
@@ -221,7 +232,7 @@ impl Filesystem for Fuse {
         });
         match made {
             Ok(attributes) => {
-                reply.created(&CACHE_TIME, &attr(&attributes), GENERATION, NO_HANDLE, FopenFlags::FOPEN_KEEP_CACHE);
+                reply.created(&CACHE_TIME, &attr(&attributes), GENERATION, self.handle(), FopenFlags::FOPEN_KEEP_CACHE);
             }
             Err(error) => reply.error(error),
         }
@@ -231,13 +242,14 @@ impl Filesystem for Fuse {
         &self,
         _: &Request,
         ino: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.disk.lock().closed(ino.0);
+        self.shared.behind_write.lock().retain(|(open, _)| *open != handle);
+        self.shared.disk.lock().closed(ino.0);
         reply.ok();
     }
 
@@ -265,9 +277,9 @@ impl Filesystem for Fuse {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         offset: u64,
         data: &[u8],
         _: WriteFlags,
@@ -280,13 +292,16 @@ impl Filesystem for Fuse {
         }
         // O_SYNC contains the bit of O_DSYNC; the kernel sets it for RWF_DSYNC, too.
         if flags.0 as u32 & OFlags::DSYNC.bits() != 0 {
-            self.sync(Sync::Written(ino.0, offset, data.len(), reply));
+            self.sync(Sync::Written(ino.0, offset, data.len(), (handle, request.pid()), reply));
         } else {
             reply.written(data.len() as u32);
         }
     }
 
-    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+    fn fsync(&self, request: &Request, ino: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
+        if self.shared.behind_write.lock().remove(&(handle, request.pid())) {
+            return reply.ok();
+        }
         self.sync(Sync::Whole(ino.0, reply));
     }
 
@@ -309,7 +324,7 @@ impl Filesystem for Fuse {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let (capacity, free) = self.0.disk.lock().space();
+        let (capacity, free) = self.shared.disk.lock().space();
         let (blocks, free) = (capacity / PAGE as u64, free / PAGE as u64);
         reply.statfs(blocks, free, free, 1 << 20, 1 << 20, PAGE as u32, 255, PAGE as u32);
     }

@@ -2,9 +2,10 @@
 //!
 //! The FUSE thread hands them over, so that other requests go on meanwhile, as on a disk whose cache flush hangs.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use fuser::{Errno, ReplyEmpty, ReplyWrite};
+use fuser::{Errno, FileHandle, ReplyEmpty, ReplyWrite};
 use parking_lot::{Condvar, Mutex};
 
 use super::disk::{Disk, Ino};
@@ -14,21 +15,34 @@ pub(super) enum Sync {
     /// `fsync`, `fdatasync` or a sync of a directory.
     Whole(Ino, ReplyEmpty),
     /// The sync half of a synchronous write: offset and length.
-    Written(Ino, u64, usize, ReplyWrite),
+    Written(Ino, u64, usize, Caller, ReplyWrite),
 }
+
+/// An open file and a thread that uses it.
+pub(super) type Caller = (FileHandle, u32);
+
+/// Whose last request was a synchronous write that succeeded. The kernel sends a sync of the whole file behind each of
+/// them, though only the range was asked for: that one must not make other pages durable.
+pub(super) type BehindWrite = Mutex<BTreeSet<Caller>>;
 
 impl Sync {
     /// Makes it durable and answers.
-    pub(super) fn perform(self, disk: &Mutex<Disk>) {
+    pub(super) fn perform(self, disk: &Mutex<Disk>, behind_write: &BehindWrite) {
         match self {
             Self::Whole(ino, reply) => match disk.lock().sync(ino) {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(Errno::from_i32(error.raw_os_error())),
             },
-            Self::Written(ino, offset, length, reply) => match disk.lock().sync_written(ino, offset, length) {
-                Ok(()) => reply.written(length as u32),
-                Err(error) => reply.error(Errno::from_i32(error.raw_os_error())),
-            },
+            Self::Written(ino, offset, length, caller, reply) => {
+                let result = disk.lock().sync_written(ino, offset, length);
+                match result {
+                    Ok(()) => {
+                        behind_write.lock().insert(caller);
+                        reply.written(length as u32);
+                    }
+                    Err(error) => reply.error(Errno::from_i32(error.raw_os_error())),
+                }
+            }
         }
     }
 
@@ -92,7 +106,7 @@ impl Held {
     }
 
     /// Performs slow syncs when they are due, until [`Held::stop`].
-    pub(super) fn run(&self, disk: &Mutex<Disk>) {
+    pub(super) fn run(&self, disk: &Mutex<Disk>, behind_write: &BehindWrite) {
         let mut state = self.state.lock();
         while !state.stopped {
             let now = Instant::now();
@@ -100,7 +114,7 @@ impl Held {
             if let Some(index) = due {
                 let (_, sync) = state.waiting.remove(index);
                 drop(state);
-                sync.perform(disk);
+                sync.perform(disk, behind_write);
                 state = self.state.lock();
                 continue;
             }

@@ -25,7 +25,7 @@ pub use disk::{Counters, Cut, Directories};
 use disk::{Disk, Kind, ROOT};
 pub use faults::Faults;
 use fuse::Fuse;
-use held::Held;
+use held::{BehindWrite, Held};
 use parking_lot::Mutex;
 
 use crate::rng::Rng;
@@ -39,6 +39,8 @@ struct Shared {
     disk: Mutex<Disk>,
     /// Syncs that are slow or on hold.
     held: Held,
+    /// See there. Locked alone and shortly.
+    behind_write: BehindWrite,
 }
 
 /// A mounted file system. Dropping it unmounts; its content is gone then.
@@ -52,10 +54,14 @@ pub struct ChaosFs {
 impl ChaosFs {
     /// Mounts an empty disk on an existing directory. Errors: no root, no `/dev/fuse`.
     pub fn mount(mountpoint: &Path, directories: Directories) -> io::Result<Self> {
-        let shared = Arc::new(Shared { disk: Mutex::new(Disk::new(directories)), held: Held::default() });
+        let shared = Arc::new(Shared {
+            disk: Mutex::new(Disk::new(directories)),
+            held: Held::default(),
+            behind_write: BehindWrite::default(),
+        });
         let timer = std::thread::Builder::new().name("chaosfs-timer".into()).spawn({
             let shared = shared.clone();
-            move || shared.held.run(&shared.disk)
+            move || shared.held.run(&shared.disk, &shared.behind_write)
         })?;
         let mut mounted = Self { shared, mountpoint: mountpoint.to_owned(), session: None, timer: Some(timer) };
         mounted.attach()?;
@@ -123,6 +129,8 @@ impl ChaosFs {
     }
 
     fn attach(&mut self) -> io::Result<()> {
+        // File handles begin anew.
+        self.shared.behind_write.lock().clear();
         let mut config = Config::default();
         config.mount_options = vec![
             MountOption::FSName("chaosfs".into()),
@@ -130,7 +138,7 @@ impl ChaosFs {
             MountOption::DefaultPermissions,
             MountOption::NoAtime,
         ];
-        self.session = Some(fuser::spawn_mount(Fuse(self.shared.clone()), &self.mountpoint, &config)?);
+        self.session = Some(fuser::spawn_mount(Fuse::new(self.shared.clone()), &self.mountpoint, &config)?);
         Ok(())
     }
 
