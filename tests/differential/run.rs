@@ -15,7 +15,7 @@ use crate::random::Random;
 use crate::schema::Schema;
 use crate::session::Session;
 use crate::step::Step;
-use crate::{allowed, compare};
+use crate::{allowed, diff, spoil};
 
 /// Steps shown before a difference.
 const STEPS_SHOWN: usize = 12;
@@ -64,7 +64,9 @@ pub async fn run(options: &Options) -> Result<(), String> {
         planted: 0,
         recorded: Vec::new(),
     };
-    let mut generator = Generator::new(schema, options.seed);
+    // A fixture of megabytes helps nobody.
+    let with_large = options.record.is_none();
+    let mut generator = Generator::new(schema, options.seed, with_large);
     while run.taken < options.requests && !run.is_over() {
         let step = generator.next();
         let answer = run.take(&step).await?;
@@ -119,12 +121,12 @@ impl Run<'_> {
         let spoil = self.options.plant.is_some_and(|plant| self.planting.next().is_multiple_of(plant));
         if spoil {
             self.planted += 1;
-            compare::spoil(&mut kelson, &mut self.planting);
+            spoil::spoil(&mut kelson, &mut self.planting);
         }
         for reason in allowed::settle(step, &mut etcd, &mut kelson) {
             *self.settled.entry(reason).or_default() += 1;
         }
-        let found = compare::differences(&etcd, &kelson);
+        let found = diff::differences(&etcd, &kelson);
         if found.is_empty() == spoil {
             self.tell(&found, &etcd, &kelson);
         }
@@ -152,9 +154,16 @@ impl Run<'_> {
         self.differences += 1;
         println!("\ndifference {} at step {}:", self.differences, self.taken);
         self.recent.iter().for_each(|step| println!("  {}", told(step)));
-        println!("  etcd:   {}", compare::shown(etcd));
-        println!("  {}: {}", self.options.candidate.0, compare::shown(kelson));
+        println!("  the last one in full: {}", json!(self.recent.back().map(|(_, step)| step)));
+        println!("  etcd:   {}", diff::shown(etcd));
+        println!("  {}: {}", self.options.candidate.0, diff::shown(kelson));
         found.iter().for_each(|line| println!("    {line}"));
+        let full = std::env::temp_dir().join(format!("kelson-differential-{}.json", self.differences));
+        if let Err(error) = fs::write(&full, json!({"etcd": etcd, "other": kelson}).to_string()) {
+            println!("    {}: {error}", full.display());
+        } else {
+            println!("    both answers in full: {}", full.display());
+        }
         if found.is_empty() {
             println!("    this answer was spoiled on purpose, and nothing was found");
         }
@@ -171,10 +180,10 @@ impl Run<'_> {
             fs::write(path, self.recorded.join("\n") + "\n").map_err(|error| format!("{}: {error}", path.display()))?;
         }
         if let Some(plant) = self.options.plant {
-            println!("{} answers spoiled, one in {plant}", self.planted);
+            println!("{} answers spoiled, one in {plant}: all others are to be equal, and these are not", self.planted);
         }
         if self.differences == 0 {
-            println!("no differences");
+            println!("{}", if self.options.plant.is_some() { "so it is" } else { "no differences" });
             return Ok(());
         }
         Err(format!(
@@ -185,5 +194,5 @@ impl Run<'_> {
 }
 
 fn told((position, step): &(u64, Step)) -> String {
-    format!("{position:6} {}", compare::shown(&json!(step)))
+    format!("{position:6} {}", diff::shown(&json!(step)))
 }
