@@ -191,7 +191,10 @@ fn range_stream_order(step: &Step, etcd: &mut Value, kelson: &mut Value) -> bool
         return false;
     };
     let by_key = message["sort_target"].as_i64().unwrap_or(KEY) == KEY;
-    if !by_key || etcd["error"]["code"] != "Unimplemented" || kelson.get("ok").is_none() {
+    let refused = etcd["error"]["message"] == "RangeStream does not support custom sort orders";
+    // A filter is what we refuse next.
+    let filters = kelson["error"]["message"] == "RangeStream does not support revision filters";
+    if !by_key || !refused || !(filters || kelson.get("ok").is_some()) {
         return false;
     }
     *kelson = etcd.clone();

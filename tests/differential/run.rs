@@ -71,6 +71,9 @@ pub async fn run(options: &Options) -> Result<(), String> {
         let step = generator.next();
         let answer = run.take(&step).await?;
         generator.learn(&step, &answer);
+        if options.hash && !run.is_over() {
+            run.take(&Step::Call { method: "Maintenance/HashKV".to_owned(), message: json!({}) }).await?;
+        }
     }
     for step in generator.finish() {
         if !run.is_over() {
