@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -20,6 +21,8 @@ use crate::{allowed, diff, spoil};
 /// Steps shown before a difference.
 const STEPS_SHOWN: usize = 12;
 const PROGRESS_EVERY: u64 = 500;
+/// How long a process that lost its connection may take to end.
+const END_PAUSE: Duration = Duration::from_secs(1);
 
 /// One comparison of two servers.
 struct Run<'a> {
@@ -102,12 +105,7 @@ impl Run<'_> {
         }
         let [one, two] = &mut self.sessions;
         let (mut etcd, mut kelson) = tokio::join!(one.take(step), two.take(step));
-        for (server, answer) in self.servers.iter_mut().zip([&etcd, &kelson]) {
-            if server.has_ended() {
-                let told = self.recent.iter().map(told).collect::<Vec<_>>().join("\n");
-                return Err(format!("{} ended: {answer}\n{told}\nits log:\n{}", server.name, server.log_end()));
-            }
-        }
+        self.check_alive([&etcd, &kelson]).await?;
         self.count(step, &etcd);
         if let Some(broken) =
             ["timeout", "violations", "violation", "ended"].iter().find(|name| etcd.get(name).is_some())
@@ -143,6 +141,26 @@ impl Run<'_> {
             std::io::stdout().flush().map_err(|error| error.to_string())?;
         }
         Ok(answer)
+    }
+
+    /// A server that has ended is no difference but the end of the run.
+    async fn check_alive(&mut self, answers: [&Value; 2]) -> Result<(), String> {
+        for (server, answer) in self.servers.iter_mut().zip(answers) {
+            if answer["error"]["message"] == "transport error" {
+                // The connection breaks before the process is gone.
+                tokio::time::sleep(END_PAUSE).await;
+            }
+            if server.has_ended() {
+                let told = self.recent.iter().map(told).collect::<Vec<_>>().join("\n");
+                let last = json!(self.recent.back().map(|(_, step)| step));
+                let log = server.log_end();
+                return Err(format!(
+                    "{} ended: {answer}\n{told}\nthe last one in full: {last}\nits log:\n{log}",
+                    server.name
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn count(&mut self, step: &Step, answer: &Value) {
