@@ -3,8 +3,9 @@
 //! Some differences cannot show here, because the requests are never sent, would kill etcd, or need more than one member:
 //! - `Maintenance.Alarm` with an unknown action, and raising an unknown alarm: etcd crashes, we refuse.
 //! - `Cluster.MemberUpdate` with a bad URL: etcd crashes, we refuse.
-//! - A transaction that deletes up to the end of the key space and then puts one of the deleted keys with `ignore_value`
-//!   or `ignore_lease`: etcd crashes, again at each restart.
+//! - A transaction that deletes a range without an end and puts a key in it: etcd refuses that for ranges with an end, but
+//!   overlooks it here, and then crashes in the put (with `ignore_value` or `ignore_lease`, again at each restart) or in
+//!   a later read of that revision.
 //! - A compare-only transaction is linearizable: etcd answers it from the member's own state.
 //! - Without a quorum a write answers Unavailable; a voter is added as a learner first.
 //! - A manual progress request is answered late, where etcd drops it: the watch steps repeat it until it is answered.
