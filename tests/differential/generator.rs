@@ -40,6 +40,8 @@ pub struct Generator {
     /// Alarms that are active, and the step at which they are to be taken back.
     alarms: Vec<(Value, u64)>,
     taken: u64,
+    /// Whether requests above the limits are made.
+    with_large: bool,
 }
 
 /// What the generator knows of a watch stream.
@@ -53,10 +55,17 @@ struct Stream {
 
 impl Generator {
     /// The first steps fill the store, so that there is something to find.
-    pub fn new(schema: Arc<Schema>, seed: u64) -> Self {
+    pub fn new(schema: Arc<Schema>, seed: u64, with_large: bool) -> Self {
         let requests = Requests { random: Random::new(seed), now: Now { revision: 1, compacted: 0 } };
-        let mut generator =
-            Self { schema, requests, streams: BTreeMap::new(), queue: VecDeque::new(), alarms: Vec::new(), taken: 0 };
+        let mut generator = Self {
+            schema,
+            requests,
+            streams: BTreeMap::new(),
+            queue: VecDeque::new(),
+            alarms: Vec::new(),
+            taken: 0,
+            with_large,
+        };
         for index in (0..COLD).step_by(2) {
             let put = pb::PutRequest { key: cold(index), value: cold(index), ..Default::default() };
             generator.push("KV/Put", &put);
@@ -173,7 +182,8 @@ impl Generator {
             }
             985..=994 => self.cluster(),
             995..=997 => self.alarm(),
-            _ => self.too_large(),
+            _ if self.with_large => self.too_large(),
+            _ => self.cluster(),
         }
     }
 
