@@ -65,7 +65,11 @@ impl Store {
             }
         }
         drop(shared);
-        drop(forgotten);
+        let (reached, ended) = (pass.reached, pass.current.is_none());
+        drop(pass);
+        // What follows, counting and freeing, keeps nobody waiting.
+        let done = ended && reached >= target && batches.len() < keys_max.max(1);
+        drop((forgotten, batches));
         let mut bytes = 0;
         let mut dropped = Vec::new();
         for version in garbage.versions() {
@@ -76,7 +80,6 @@ impl Store {
             let mut shared = self.shared.write();
             shared.sizes.history_bytes = shared.sizes.history_bytes.saturating_sub(bytes);
         }
-        let done = pass.current.is_none() && pass.reached >= target && batches.len() < keys_max.max(1);
-        CompactSlice { done, reached: pass.reached, dropped }
+        CompactSlice { done, reached, dropped }
     }
 }

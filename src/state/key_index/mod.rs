@@ -4,6 +4,7 @@
 //! walks a clone without any lock. It knows revisions, but neither leases nor requests. Called by `apply`, `view`,
 //! `compaction`, `restore`.
 
+mod fetch;
 mod list;
 mod node;
 mod search;
@@ -12,6 +13,7 @@ mod versions;
 
 use std::ops::ControlFlow;
 
+pub use fetch::{FETCH, fetch};
 use list::{Dated, List};
 use node::{BRANCH_MAX, Bounds, LEAF_MAX, Stats, Subtree};
 pub use search::{HEAD_BYTES, head};
@@ -82,6 +84,50 @@ impl<'a> KeyRange<'a> {
     }
 }
 
+/// Makes an index of sorted entries, bottom up.
+#[derive(Debug, Default)]
+pub struct Builder {
+    leaves: Vec<Subtree>,
+    /// The leaf being filled.
+    entries: Vec<Entry>,
+    reshaped: i64,
+}
+
+impl Builder {
+    /// Adds the entry of a key that follows all those before; its key was not created or removed after `reshaped`.
+    pub fn push(&mut self, entry: Entry, reshaped: i64) {
+        if self.entries.len() == LEAF_MAX / 4 * FILL {
+            self.end_leaf();
+        }
+        if self.entries.is_empty() {
+            self.entries.reserve_exact(LEAF_MAX / 4 * FILL);
+        }
+        self.entries.push(entry);
+        self.reshaped = self.reshaped.max(reshaped);
+    }
+
+    /// The index.
+    pub fn finish(mut self) -> KeyIndex {
+        self.end_leaf();
+        let mut level = self.leaves;
+        while level.len() > 1 {
+            let mut children = level.into_iter().peekable();
+            level = Vec::new();
+            while children.peek().is_some() {
+                level.push(Subtree::branch(children.by_ref().take(BRANCH_MAX / 4 * FILL).collect()));
+            }
+        }
+        KeyIndex { root: level.pop().unwrap_or_else(Subtree::empty), reshapings: List::default() }
+    }
+
+    fn end_leaf(&mut self) {
+        if !self.entries.is_empty() {
+            self.leaves.push(Subtree::leaf(std::mem::take(&mut self.entries), self.reshaped));
+            self.reshaped = 0;
+        }
+    }
+}
+
 impl Reshaping {
     fn of(version: &Version) -> Self {
         let main = version.revision().main;
@@ -102,29 +148,6 @@ impl Default for KeyIndex {
 }
 
 impl KeyIndex {
-    /// From entries sorted by key, each with the main revision at which its key was last created or removed.
-    pub fn from_sorted(entries: impl Iterator<Item = (Entry, i64)>) -> Self {
-        let mut entries = entries.peekable();
-        let mut level = Vec::new();
-        while entries.peek().is_some() {
-            let mut leaf = Vec::with_capacity(LEAF_MAX / 4 * FILL);
-            let mut reshaped = 0;
-            for (entry, at) in entries.by_ref().take(LEAF_MAX / 4 * FILL) {
-                leaf.push(entry);
-                reshaped = reshaped.max(at);
-            }
-            level.push(Subtree::leaf(leaf, reshaped));
-        }
-        while level.len() > 1 {
-            let mut children = level.into_iter().peekable();
-            level = Vec::new();
-            while children.peek().is_some() {
-                level.push(Subtree::branch(children.by_ref().take(BRANCH_MAX / 4 * FILL).collect()));
-            }
-        }
-        Self { root: level.pop().unwrap_or_else(Subtree::empty), reshapings: List::default() }
-    }
-
     /// Keys that exist at the newest revision.
     pub fn live(&self) -> u64 {
         self.root.stats.live
@@ -232,7 +255,7 @@ impl KeyIndex {
         }
     }
 
-    /// Says of an index built by [`KeyIndex::from_sorted`] that `version` created or removed its key; to be called in
+    /// Says of an index made by a [`Builder`] that `version` created or removed its key; to be called in
     /// revision order for all that did since the compaction mark.
     pub fn note_reshaping(&mut self, version: &Version) {
         self.reshapings.push(Reshaping::of(version));

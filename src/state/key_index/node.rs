@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::fetch::{FETCH, fetch};
 use super::search::{find, head, shared_prefix};
 use super::separators::{Separators, separator};
 use super::versions::{Entry, Garbage, Version};
@@ -19,9 +20,6 @@ const _: () = assert!(LEAF_MAX <= u64::BITS as usize, "a leaf has one bit for ea
 /// not split it again.
 const MERGED_LEAF_MAX: usize = LEAF_MAX / 4 * 3;
 const MERGED_BRANCH_MAX: usize = BRANCH_MAX / 4 * 3;
-
-/// Entries whose records are fetched together; see [`fetch`].
-const FETCH: usize = 16;
 
 /// Entries by which a leaf's memory grows.
 const GROWTH: usize = 16;
@@ -195,7 +193,7 @@ impl Subtree {
         }
         match &*self.node {
             Node::Leaf(leaf) => leaf.entries[leaf.within(bounds)].chunks(FETCH).try_for_each(|entries| {
-                fetch(entries);
+                fetch(entries.iter().map(|entry| entry.newest().record()));
                 entries.iter().try_for_each(&mut *visit)
             }),
             Node::Branch(branch) => {
@@ -216,7 +214,7 @@ impl Subtree {
         }
         match &*self.node {
             Node::Leaf(leaf) => leaf.entries[leaf.within(bounds)].rchunks(FETCH).try_for_each(|entries| {
-                fetch(entries);
+                fetch(entries.iter().map(|entry| entry.newest().record()));
                 entries.iter().rev().try_for_each(&mut *visit)
             }),
             Node::Branch(branch) => {
@@ -592,7 +590,7 @@ impl Leaf {
 /// Copied only while a view holds it.
 impl Clone for Leaf {
     fn clone(&self) -> Self {
-        fetch(&self.entries);
+        fetch(self.entries.iter().map(|entry| entry.newest().record()));
         Self { skip: self.skip, heads: self.heads.clone(), entries: self.entries.clone(), live: self.live }
     }
 }
@@ -663,13 +661,6 @@ impl Branch {
         self.separators = Arc::new(Separators::new(between.into_iter()));
         self.children = kept;
     }
-}
-
-/// Reads a byte of each record. Records lie all over the heap; read one after the other, with a reference counted
-/// between, each costs a whole trip to memory, but asked for at once they arrive at once.
-fn fetch(entries: &[Entry]) {
-    let read = entries.iter().fold(0_u8, |read, entry| read ^ entry.newest().record().as_bytes().first().unwrap_or(&0));
-    std::hint::black_box(read);
 }
 
 /// The bits of `range`.
