@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::fetch::{FETCH, fetch};
 use super::search::{find, head, shared_prefix};
 use super::separators::{Separators, separator};
 use super::versions::{Entry, Garbage, Version};
@@ -14,6 +15,7 @@ use super::versions::{Entry, Garbage, Version};
 pub const LEAF_MAX: usize = if cfg!(test) { 8 } else { 64 };
 /// Children of a branch at most.
 pub const BRANCH_MAX: usize = if cfg!(test) { 4 } else { 64 };
+const _: () = assert!(LEAF_MAX <= u64::BITS as usize, "a leaf has one bit for each entry");
 /// Neighbours are merged when together they fill no more than three quarters of a node, so that the next insert does
 /// not split it again.
 const MERGED_LEAF_MAX: usize = LEAF_MAX / 4 * 3;
@@ -63,7 +65,7 @@ enum Node {
     Branch(Branch),
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Leaf {
     /// Bytes that all keys share.
     skip: usize,
@@ -71,6 +73,8 @@ struct Leaf {
     heads: Vec<u64>,
     /// By key.
     entries: Vec<Entry>,
+    /// Bit `i` says whether `entries[i]` exists at the newest revision, so that counting need not look at entries.
+    live: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -148,19 +152,31 @@ impl Subtree {
         }
     }
 
-    /// Keys in `bounds` that existed at main revision `at`.
-    pub fn count(&self, bounds: Bounds<'_>, at: i64) -> u64 {
-        if bounds.is_open() && self.stats.reshaped <= at {
+    /// Keys in `bounds` that exist.
+    pub fn count(&self, bounds: Bounds<'_>) -> u64 {
+        if bounds.is_open() {
             return self.stats.live;
         }
         match &*self.node {
+            Node::Leaf(leaf) => u64::from((leaf.live & mask(leaf.within(bounds))).count_ones()),
+            Node::Branch(branch) => branch.within(bounds).map(|(child, bounds)| child.count(bounds)).sum(),
+        }
+    }
+
+    /// Keys in `bounds` that existed at main revision `at`. Walks the leaves where keys were created or removed since;
+    /// `None` when these are more than `leaves_max`.
+    pub fn count_at(&self, bounds: Bounds<'_>, at: i64, leaves_max: &mut usize) -> Option<u64> {
+        if self.stats.reshaped <= at {
+            return Some(self.count(bounds));
+        }
+        match &*self.node {
             Node::Leaf(leaf) => {
+                *leaves_max = leaves_max.checked_sub(1)?;
                 let entries = &leaf.entries[leaf.within(bounds)];
-                entries.iter().filter(|entry| entry.live_at(at).is_some()).count() as u64
+                Some(entries.iter().filter(|entry| entry.live_at(at).is_some()).count() as u64)
             }
             Node::Branch(branch) => {
-                let parts = branch.within(bounds).filter(|(child, _)| !child.stats.is_dead_at(at));
-                parts.map(|(child, bounds)| child.count(bounds, at)).sum()
+                branch.within(bounds).map(|(child, bounds)| child.count_at(bounds, at, leaves_max)).sum()
             }
         }
     }
@@ -176,7 +192,10 @@ impl Subtree {
             return ControlFlow::Continue(());
         }
         match &*self.node {
-            Node::Leaf(leaf) => leaf.entries[leaf.within(bounds)].iter().try_for_each(visit),
+            Node::Leaf(leaf) => leaf.entries[leaf.within(bounds)].chunks(FETCH).try_for_each(|entries| {
+                fetch(entries.iter().map(|entry| entry.newest().record()));
+                entries.iter().try_for_each(&mut *visit)
+            }),
             Node::Branch(branch) => {
                 branch.within(bounds).try_for_each(|(child, bounds)| child.scan(bounds, skip, visit))
             }
@@ -194,7 +213,10 @@ impl Subtree {
             return ControlFlow::Continue(());
         }
         match &*self.node {
-            Node::Leaf(leaf) => leaf.entries[leaf.within(bounds)].iter().rev().try_for_each(visit),
+            Node::Leaf(leaf) => leaf.entries[leaf.within(bounds)].rchunks(FETCH).try_for_each(|entries| {
+                fetch(entries.iter().map(|entry| entry.newest().record()));
+                entries.iter().rev().try_for_each(&mut *visit)
+            }),
             Node::Branch(branch) => {
                 branch.within(bounds).rev().try_for_each(|(child, bounds)| child.scan_back(bounds, skip, visit))
             }
@@ -228,12 +250,13 @@ impl Subtree {
 
     /// Gives every key in `bounds` that exists the tombstone that `make` makes for it, in key order.
     pub fn retire(&mut self, bounds: Bounds<'_>, make: &mut impl FnMut(&Entry) -> Version) {
-        if self.stats.live == 0 || self.count(bounds, i64::MAX) == 0 {
+        if self.count(bounds) == 0 {
             return;
         }
         match Arc::make_mut(&mut self.node) {
             Node::Leaf(leaf) => {
                 let range = leaf.within(bounds);
+                leaf.live &= !mask(range.clone());
                 for entry in leaf.entries[range].iter_mut().filter(|entry| entry.live().is_some()) {
                     let tombstone = make(entry);
                     let before = (true, entry.is_stale());
@@ -363,6 +386,7 @@ impl Subtree {
         match &*self.node {
             Node::Leaf(leaf) => {
                 assert_eq!(leaf.heads.len(), leaf.entries.len());
+                assert_eq!(leaf.live, live_bits(&leaf.entries));
                 assert!(leaf.entries.len() <= LEAF_MAX);
                 assert!(leaf.entries.is_sorted_by(|a, b| a.key() < b.key()));
                 for (entry, found) in leaf.entries.iter().zip(&leaf.heads) {
@@ -449,7 +473,8 @@ impl Leaf {
             _ => 0,
         };
         let heads = entries.iter().map(|entry| head(entry.key(), skip)).collect();
-        Self { skip, heads, entries }
+        let live = live_bits(&entries);
+        Self { skip, heads, entries, live }
     }
 
     #[inline]
@@ -470,7 +495,7 @@ impl Leaf {
 
     fn stats(&self) -> Stats {
         Stats {
-            live: self.entries.iter().filter(|entry| entry.live().is_some()).count() as u64,
+            live: u64::from(self.live.count_ones()),
             stale: self.entries.iter().filter(|entry| entry.is_stale()).count() as u64,
             reshaped: 0,
         }
@@ -483,7 +508,9 @@ impl Leaf {
                 let before = (entry.live().is_some(), entry.is_stale());
                 let version = make(Some(entry));
                 entry.push(version);
-                (Delta::between(Some(before), entry), None)
+                let delta = Delta::between(Some(before), entry);
+                self.live = self.live & !(1 << at) | u64::from(entry.live().is_some()) << at;
+                (delta, None)
             }
             Err(at) => {
                 let entry = Entry::new(make(None));
@@ -518,6 +545,8 @@ impl Leaf {
             self.heads.reserve_exact(more);
             self.entries.reserve_exact(more);
         }
+        let below = mask(0..at);
+        self.live = self.live & below | (self.live & !below) << 1 | u64::from(entry.live().is_some()) << at;
         self.heads.insert(at, head(entry.key(), shared));
         self.entries.insert(at, entry);
     }
@@ -552,8 +581,17 @@ impl Leaf {
         }
         self.heads.truncate(kept);
         for entry in self.entries.drain(kept..) {
-            garbage.add(entry);
+            garbage.add_removed(entry);
         }
+        self.live = live_bits(&self.entries);
+    }
+}
+
+/// Copied only while a view holds it.
+impl Clone for Leaf {
+    fn clone(&self) -> Self {
+        fetch(self.entries.iter().map(|entry| entry.newest().record()));
+        Self { skip: self.skip, heads: self.heads.clone(), entries: self.entries.clone(), live: self.live }
     }
 }
 
@@ -623,4 +661,14 @@ impl Branch {
         self.separators = Arc::new(Separators::new(between.into_iter()));
         self.children = kept;
     }
+}
+
+/// The bits of `range`.
+fn mask(range: std::ops::Range<usize>) -> u64 {
+    let below = |end: usize| if end >= 64 { u64::MAX } else { (1 << end) - 1 };
+    below(range.end) & !below(range.start)
+}
+
+fn live_bits(entries: &[Entry]) -> u64 {
+    entries.iter().rev().fold(0, |bits, entry| bits << 1 | u64::from(entry.live().is_some()))
 }
