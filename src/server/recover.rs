@@ -96,7 +96,7 @@ fn open_dir(config: &Config, dir: &Path, metrics: &Arc<Metrics>, clock: &Clock) 
     // Only for its reading of the marks; the node makes its own.
     let marks = LogStore::new(log.clone(), &recovered).map_err(|error| Error::Recovery(error.to_string()))?;
     let span = Span { purged: marks.purged().map_or(0, |id| id.index), last: marks.last_index() };
-    let snapshots = Snapshots::open(disk, data_dir.state_dir().join("snapshot"))?;
+    let snapshots = Snapshots::open(disk, data_dir.snapshot_dir())?;
     let (engine, loaded) = open_checkpoint(&data_dir.state_dir().join("checkpoint"), span)?;
     let loaded = match loaded {
         Some(loaded) => {
@@ -188,6 +188,7 @@ fn sled_config(dir: &Path) -> SledConfig {
 
 fn from_snapshot(snapshots: &Snapshots, span: Span) -> Result<Option<Loaded>, Error> {
     let Some(loaded) = snapshots.load()? else { return Ok(None) };
-    span.fits(&loaded.mark).map_err(|reason| Error::Recovery(format!("the snapshot file does not fit the log: {reason}")))?;
+    span.fits(&loaded.mark)
+        .map_err(|reason| Error::Recovery(format!("the snapshot file does not fit the log: {reason}")))?;
     Ok(Some(loaded))
 }
