@@ -113,10 +113,11 @@ fn serve_for_parent(args: Vec<OsString>) -> ExitCode {
                 tracing::warn!(%error, "nobody reads where the member listens");
             }
         };
+        let (told, orphaned) = (stop::asked(), parent::ended());
         let asked = async {
             tokio::select! {
-                reason = stop::asked() => reason,
-                () = parent::ended() => "the parent ended",
+                reason = told => reason,
+                () = orphaned => "the parent ended",
             }
         };
         run(config, ready, asked).await

@@ -72,7 +72,9 @@ fn log_options(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> LogOpt
 
 fn open_memory(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Opened, Error> {
     let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
-    let (log, recovered) = Log::open(disk, Path::new("/log"), log_options(config, metrics, clock))?;
+    let log_dir = Path::new("/log");
+    disk.create_dir_all(log_dir)?;
+    let (log, recovered) = Log::open(disk, log_dir, log_options(config, metrics, clock))?;
     let store = Arc::new(Store::new());
     let mark = Mark::default();
     let checkpoint = Checkpoint::memory_only(&store, clock.clone());

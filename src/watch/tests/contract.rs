@@ -228,6 +228,40 @@ fn a_compacted_start_is_created_and_then_canceled_without_a_reason() {
 }
 
 #[test]
+fn the_id_of_a_compacted_watch_is_free_when_its_client_has_cancelled_it() {
+    let (shelf, hub) = hub(Options::default());
+    for _ in 0..5 {
+        write(&shelf, &hub, &[("a", Some("1"))]);
+    }
+    shelf.compact(4);
+    let mut client = Client::new(&hub);
+    let request = pb::WatchCreateRequest { watch_id: 9, ..key("a") };
+    client.watch(from(3, request.clone()));
+    client.drain();
+    client.ask_progress();
+    client.watch(request.clone());
+    assert_eq!(refused(&client.next()), "mvcc: duplicate watch ID provided on the WatchStream");
+    client.cancel(9);
+    client.cancel(9);
+    let canceled = pb::WatchResponse { header: Some(header(6)), watch_id: 9, canceled: true, ..Default::default() };
+    assert_eq!(client.drain(), [canceled]);
+    client.watch(request);
+    assert_eq!(client.next().cancel_reason, "");
+}
+
+#[test]
+fn refusals_are_checked_in_etcds_order() {
+    let (_, hub) = hub(Options::default());
+    let mut client = Client::new(&hub);
+    client.watch(pb::WatchCreateRequest { watch_id: 5, ..key("b") });
+    client.watch(pb::WatchCreateRequest { watch_id: 5, ..from(-1, range("b", "a")) });
+    client.watch(pb::WatchCreateRequest { watch_id: 5, ..range("b", "a") });
+    assert_eq!(client.next().cancel_reason, "");
+    assert_eq!(refused(&client.next()), "etcdserver: mvcc: required revision has been compacted");
+    assert_eq!(refused(&client.next()), "mvcc: watcher range is empty");
+}
+
+#[test]
 fn compaction_cancels_a_watcher_that_it_overtakes() {
     let (shelf, hub) = hub(Options::default());
     shelf.0.lock().answer_max = 2;
@@ -295,7 +329,7 @@ fn progress_is_told_when_all_is_delivered_and_once_to_those_who_waited() {
     let progress = pb::WatchResponse { header: Some(header(4)), watch_id: -1, ..Default::default() };
     assert_eq!(responses[..2].iter().filter(|response| response.created).count(), 2);
     assert_eq!(told(&responses[2]), ["PUT a=1 @2", "PUT a=1 @3", "PUT a=1 @4"]);
-    assert_eq!(responses[3..], [progress.clone()], "those who wait together share an answer");
+    assert_eq!(responses[3..], std::slice::from_ref(&progress)[..], "those who wait together share an answer");
     client.ask_progress();
     client.ask_progress();
     assert_eq!(client.drain(), [progress.clone(), progress], "nobody has to wait: each has its answer");
@@ -490,4 +524,23 @@ fn batches_handed_out_before_are_skipped() {
     hub.publish(&[batch], 2);
     assert_eq!(client.drain().len(), 1);
     assert_eq!(hub.events_sent(), 1);
+}
+
+#[test]
+fn watches_opened_and_cancelled_in_turn_do_not_pile_up() {
+    let (shelf, hub) = hub(Options::default());
+    for _ in 0..5 {
+        write(&shelf, &hub, &[("a", Some("1"))]);
+    }
+    let mut client = Client::new(&hub);
+    for id in (1..20).cycle().take(2000) {
+        client.watch(pb::WatchCreateRequest { watch_id: id, ..from(1, key("a")) });
+        client.cancel(id);
+    }
+    let mut queued_max = 0;
+    while client.poll().is_ready() {
+        queued_max = client.stream.catching_up().max(queued_max);
+    }
+    assert!((1..150).contains(&queued_max), "{queued_max}");
+    assert_eq!((hub.watchers(), hub.unsynced_watchers(), client.stream.catching_up()), (0, 0, 0));
 }

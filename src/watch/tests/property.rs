@@ -1,7 +1,7 @@
 //! Random writes, watchers, readers' paces and compactions, against what each watcher should have been told; and the
 //! proof that the check notices what it is for.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -110,6 +110,8 @@ struct Checker {
     client: Client,
     asked: VecDeque<pb::WatchCreateRequest>,
     watches: BTreeMap<i64, Watch>,
+    /// Compacted and not cancelled.
+    ended: BTreeSet<i64>,
     header_max: i64,
 }
 
@@ -174,7 +176,13 @@ impl Watch {
 
 impl Checker {
     fn new(hub: &Arc<Hub>) -> Self {
-        Self { client: Client::new(hub), asked: VecDeque::new(), watches: BTreeMap::new(), header_max: 0 }
+        Self {
+            client: Client::new(hub),
+            asked: VecDeque::new(),
+            watches: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            header_max: 0,
+        }
     }
 
     fn receive(&mut self, response: pb::WatchResponse, log: &Log, revision: i64, fault: Fault) -> Verdict {
@@ -206,6 +214,9 @@ impl Checker {
             }
             return Ok(());
         }
+        if response.canceled && self.ended.remove(&id) {
+            return Ok(());
+        }
         let watch = self.watches.get_mut(&id).ok_or(format!("{response:?} for no watch"))?;
         if !response.events.is_empty() {
             check!(!response.canceled && response.cancel_reason.is_empty(), "canceled with events");
@@ -216,6 +227,7 @@ impl Checker {
         if response.compact_revision != 0 {
             check!(at == 0 && response.compact_revision <= log.mark, "compacted at {}", response.compact_revision);
             let last = watch.received.last().map_or(watch.start, |event| event.kv.as_ref().unwrap().mod_revision());
+            self.ended.insert(id);
             check!(last < response.compact_revision, "compacted though {last} was sent");
         }
         watch.check(log, revision, false)
@@ -223,7 +235,8 @@ impl Checker {
 
     fn created(&mut self, request: pb::WatchCreateRequest, response: pb::WatchResponse) -> Verdict {
         let range = KeyRange::new(&request.key, &request.range_end);
-        let duplicate = request.watch_id != 0 && self.watches.contains_key(&request.watch_id);
+        let id = request.watch_id;
+        let duplicate = id != 0 && (self.watches.contains_key(&id) || self.ended.contains(&id));
         let (true, Ok(range)) = (!duplicate && request.start_revision >= 0, range) else {
             check!(response.canceled && response.watch_id == -1, "{request:?} was not refused");
             return Ok(());
@@ -316,7 +329,7 @@ fn run(actions: &[Action], fault: Fault) -> Verdict {
             }
             Action::Cancel { stream, nth } => {
                 let checker = &checkers[*stream];
-                checker.client.cancel(checker.watches.keys().nth(*nth).copied().unwrap_or(99));
+                checker.client.cancel(checker.watches.keys().chain(&checker.ended).nth(*nth).copied().unwrap_or(99));
             }
             Action::AskProgress { stream } => checkers[*stream].client.ask_progress(),
             Action::Tick { stream } => checkers[*stream].client.stream.tick(),
