@@ -92,9 +92,7 @@ impl Server {
         let metrics = Arc::new(Metrics::new(&config));
         let opened = {
             let (config, metrics, clock) = (config.clone(), metrics.clone(), clock.clone());
-            tokio::task::spawn_blocking(move || recover::open(&config, &metrics, &clock))
-                .await
-                .map_err(io::Error::other)??
+            tokio::task::spawn_blocking(move || recover::open(&config, &metrics, &clock)).await.map_err(io::Error::other)??
         };
         let identity = Arc::new(identity(&config, &opened.mark));
         metrics.set_member_id(identity.member_id);
@@ -199,12 +197,9 @@ impl Server {
         };
         let id = self.node.status().member_id;
         let member = pb::Member { id, name: config.name.clone(), client_ur_ls, ..pb::Member::default() };
-        let known = self
-            .node
-            .store()
-            .members()
-            .iter()
-            .any(|known| known.id == id && known.name == member.name && known.client_ur_ls == member.client_ur_ls);
+        let known = self.node.store().members().iter().any(|known| {
+            known.id == id && known.name == member.name && known.client_ur_ls == member.client_ur_ls
+        });
         if !known {
             self.node.propose(Command::Publish(member)).await?;
         }
@@ -312,8 +307,6 @@ fn address(url: &Url) -> Result<SocketAddr, Error> {
     let failed = |reason: String| Error::Listen { url: url.to_string(), reason };
     match url.listen_address().map_err(failed)? {
         Address::Tcp(address) => Ok(address),
-        Address::Unix(path) => {
-            Err(failed(format!("unix sockets ({}) are not served yet; use an IP address", path.display())))
-        }
+        Address::Unix(path) => Err(failed(format!("unix sockets ({}) are not served yet; use an IP address", path.display()))),
     }
 }

@@ -156,8 +156,7 @@ impl Span {
         if applied < self.purged {
             return Err(format!("it ends at entry {applied}, the log begins behind entry {}", self.purged));
         }
-        // A restored member begins with a snapshot and no log at all.
-        if applied > self.last && self.last > 0 {
+        if applied > self.last {
             return Err(format!("it has applied entry {applied}, the log ends at entry {}", self.last));
         }
         Ok(())
@@ -190,7 +189,6 @@ fn sled_config(dir: &Path) -> SledConfig {
 
 fn from_snapshot(snapshots: &Snapshots, span: Span) -> Result<Option<Loaded>, Error> {
     let Some(loaded) = snapshots.load()? else { return Ok(None) };
-    span.fits(&loaded.mark)
-        .map_err(|reason| Error::Recovery(format!("the snapshot file does not fit the log: {reason}")))?;
+    span.fits(&loaded.mark).map_err(|reason| Error::Recovery(format!("the snapshot file does not fit the log: {reason}")))?;
     Ok(Some(loaded))
 }
