@@ -5,6 +5,7 @@ mod dispatch;
 mod listen;
 mod pages;
 mod recover;
+pub mod restore;
 mod services;
 mod workers;
 
@@ -19,9 +20,10 @@ use tokio::sync::watch as channel;
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
-use crate::config::{Address, Config, Url};
+use crate::config::{Address, Config, Url, ids};
 use crate::metrics::Metrics;
 use crate::proto::etcdserverpb as pb;
+use crate::raft::apply::Mark;
 use crate::raft::types::MemberInfo;
 use crate::raft::{self, Identity, Node};
 use crate::state::Command;
@@ -92,7 +94,7 @@ impl Server {
             let (config, metrics, clock) = (config.clone(), metrics.clone(), clock.clone());
             tokio::task::spawn_blocking(move || recover::open(&config, &metrics, &clock)).await.map_err(io::Error::other)??
         };
-        let identity = Arc::new(Identity::new(config.member_id(), config.cluster_id()));
+        let identity = Arc::new(identity(&config, &opened.mark));
         metrics.set_member_id(identity.member_id);
         let hub = {
             let identity = identity.clone();
@@ -259,17 +261,28 @@ impl Server {
     }
 }
 
+/// Who this member is. As with etcd the `--initial-*` flags count when the member is made, later its data does; a member
+/// alone in its cluster can be nobody but the one named there.
+fn identity(config: &Config, mark: &Mark) -> Identity {
+    let members: Vec<u64> = mark.membership.membership().nodes().map(|(id, _)| *id).collect();
+    match members[..] {
+        [alone] => Identity::new(alone, ids::cluster_id(&[alone])),
+        _ => Identity::new(config.member_id(), config.cluster_id()),
+    }
+}
+
+/// The members that `--initial-cluster` names.
+fn initial_members(config: &Config) -> BTreeMap<u64, MemberInfo> {
+    let members = config.initial_cluster.values().map(|urls| {
+        let id = ids::member_id(urls, &config.initial_cluster_token, None);
+        (id, MemberInfo { peer_urls: urls.iter().map(ToString::to_string).collect() })
+    });
+    members.collect()
+}
+
 fn raft_options(config: &Config) -> raft::Options {
-    let initial_members: BTreeMap<u64, MemberInfo> = config
-        .initial_cluster
-        .values()
-        .map(|urls| {
-            let id = crate::config::ids::member_id(urls, &config.initial_cluster_token, None);
-            (id, MemberInfo { peer_urls: urls.iter().map(ToString::to_string).collect() })
-        })
-        .collect();
     raft::Options {
-        initial_members,
+        initial_members: initial_members(config),
         heartbeat_interval_ms: config.heartbeat_interval_ms,
         election_timeout_ms: config.election_timeout_ms,
         snapshot_count: config.snapshot_count,

@@ -213,7 +213,10 @@ impl Snapshots {
     }
 
     /// Writes and verifies a file, then forgets the ones before it.
-    fn save(&self, image: &Image) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn save(&self, image: &Image) -> io::Result<()> {
         let Some((disk, dir)) = &self.dir else {
             self.set_current(&image.mark, PathBuf::new());
             return Ok(());

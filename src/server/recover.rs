@@ -98,7 +98,7 @@ fn open_dir(config: &Config, dir: &Path, metrics: &Arc<Metrics>, clock: &Clock) 
     // Only for its reading of the marks; the node makes its own.
     let marks = LogStore::new(log.clone(), &recovered).map_err(|error| Error::Recovery(error.to_string()))?;
     let span = Span { purged: marks.purged().map_or(0, |id| id.index), last: marks.last_index() };
-    let snapshots = Snapshots::open(disk, data_dir.state_dir().join("snapshot"))?;
+    let snapshots = Snapshots::open(disk, data_dir.snapshot_dir())?;
     let (engine, loaded) = open_checkpoint(&data_dir.state_dir().join("checkpoint"), span)?;
     let loaded = match loaded {
         Some(loaded) => {
@@ -156,8 +156,7 @@ impl Span {
         if applied < self.purged {
             return Err(format!("it ends at entry {applied}, the log begins behind entry {}", self.purged));
         }
-        // A restored member begins with a snapshot and no log at all.
-        if applied > self.last && self.last > 0 {
+        if applied > self.last {
             return Err(format!("it has applied entry {applied}, the log ends at entry {}", self.last));
         }
         Ok(())
