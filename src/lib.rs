@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod config;
 pub mod proto;
+pub mod raft;
 pub mod state;
 
 pub use config::Config;

@@ -6,7 +6,9 @@
 pub mod command;
 pub mod error;
 pub mod event;
+pub mod store;
 
 pub use command::{Applied, Command, Effects, LeaseChange, Response};
 pub use error::Error;
 pub use event::{Change, ChangeKind, EventBatch, Revision};
+pub use store::{HashKv, LeaseInfo, Page, Sizes, Store, View};
