@@ -2,9 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod compactor;
 pub mod config;
+pub mod lessor;
 pub mod proto;
 pub mod raft;
+pub mod rpc;
 pub mod state;
 
 pub use config::Config;

@@ -1,0 +1,193 @@
+//! The Lease service: grants and revocations are proposed; renewals and remaining times are the lessor's, in memory.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::quota::{self, Quota};
+use super::{Error, Limits, check, header, size_limit};
+use crate::lessor::{Lessor, NotLeading};
+use crate::proto::etcdserverpb as pb;
+use crate::raft::{self, Node};
+use crate::state::{Applied, Command, Response as Answer};
+
+/// etcd's `Lease` service.
+#[derive(Clone)]
+pub struct Lease {
+    node: Arc<Node>,
+    lessor: Arc<Lessor>,
+    quota: Arc<Quota>,
+    limits: Limits,
+}
+
+impl Lease {
+    /// Serves the node's leases with the lessor's clocks.
+    pub fn new(node: Arc<Node>, lessor: Arc<Lessor>, quota: Arc<Quota>, limits: Limits) -> Self {
+        Self { node, lessor, quota, limits }
+    }
+
+    /// Makes a lease. The id, where the client leaves it open, and the effective TTL are chosen here and replicated.
+    ///
+    /// # Errors
+    /// A TTL beyond the limit; an id in use; the quota; the proposal's fate.
+    pub async fn grant(&self, mut request: pb::LeaseGrantRequest) -> Result<pb::LeaseGrantResponse, Error> {
+        self.quota.admit(quota::lease_cost()).await?;
+        check::lease_ttl(request.ttl)?;
+        check::size(&request, &self.limits)?;
+        request.ttl = self.lessor.effective_ttl(request.ttl);
+        if request.id == 0 {
+            request.id = random_id();
+        }
+        let Applied { revision, response } = self.node.propose(Command::LeaseGrant(request)).await?;
+        let Answer::LeaseGrant(mut response) = response? else { unreachable!("a grant is answered as a grant") };
+        response.header = header::at(&self.node, revision);
+        Ok(response)
+    }
+
+    /// Ends a lease and removes its keys.
+    ///
+    /// # Errors
+    /// No such lease; the proposal's fate.
+    pub async fn revoke(&self, request: pb::LeaseRevokeRequest) -> Result<pb::LeaseRevokeResponse, Error> {
+        let Applied { revision, response } = self.node.propose(Command::LeaseRevoke(request)).await?;
+        response?;
+        Ok(pb::LeaseRevokeResponse { header: header::at(&self.node, revision) })
+    }
+
+    /// Renews a lease; TTL 0 says that there is no such lease. The header is of before the renewal.
+    ///
+    /// # Errors
+    /// No leader to renew it.
+    pub fn keep_alive(&self, request: pb::LeaseKeepAliveRequest) -> Result<pb::LeaseKeepAliveResponse, Error> {
+        let header = header::now(&self.node);
+        let ttl = self.lessor.renew(request.id).map_err(no_leader)?.unwrap_or(0);
+        Ok(pb::LeaseKeepAliveResponse { header, id: request.id, ttl })
+    }
+
+    /// What a lease was granted, what is left of it and, if asked, its keys; TTL −1 says that there is no such lease.
+    ///
+    /// # Errors
+    /// No leader to ask.
+    pub async fn time_to_live(
+        &self,
+        request: pb::LeaseTimeToLiveRequest,
+    ) -> Result<pb::LeaseTimeToLiveResponse, Error> {
+        self.node.read_barrier().await?;
+        let header = header::now(&self.node);
+        let Some(lease) = self.node.store().lease(request.id) else {
+            return Ok(pb::LeaseTimeToLiveResponse { header, id: request.id, ttl: -1, ..Default::default() });
+        };
+        let remaining = self.lessor.remaining(request.id).map_err(no_leader)?;
+        Ok(pb::LeaseTimeToLiveResponse {
+            header,
+            id: request.id,
+            // No clock yet: the grant was applied in this instant.
+            ttl: remaining.as_ref().map_or(lease.ttl, whole_seconds),
+            granted_ttl: lease.ttl,
+            keys: if request.keys { lease.keys } else { Vec::new() },
+        })
+    }
+
+    /// The leases there are, the first to expire first, as this member knows them.
+    pub fn leases(&self) -> pb::LeaseLeasesResponse {
+        let mut ids: Vec<i64> = self.node.store().leases().into_iter().map(|(id, _)| id).collect();
+        self.lessor.sort_by_expiry(&mut ids);
+        let leases = ids.into_iter().map(|id| pb::LeaseStatus { id }).collect();
+        pb::LeaseLeasesResponse { header: header::now(&self.node), leases }
+    }
+}
+
+/// A client's renewals, answered one by one as they come.
+pub struct KeepAlives {
+    requests: Streaming<pb::LeaseKeepAliveRequest>,
+    lease: Lease,
+    /// Set by an error, which is the stream's last message.
+    ended: bool,
+}
+
+impl Stream for KeepAlives {
+    type Item = Result<pb::LeaseKeepAliveResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let answer = match ready!(Pin::new(&mut self.requests).poll_next(context)) {
+            None => return Poll::Ready(None),
+            Some(Ok(request)) => self.lease.keep_alive(request).map_err(Status::from),
+            Some(Err(status)) => Err(size_limit::reword(status)),
+        };
+        self.ended = answer.is_err();
+        Poll::Ready(Some(answer))
+    }
+}
+
+/// A positive id.
+fn random_id() -> i64 {
+    let random = getrandom::u64().expect("the kernel has random numbers");
+    // One in 2^63 would be 0, which asks for an id.
+    ((random >> 1) as i64).max(1)
+}
+
+fn whole_seconds(duration: &Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn no_leader(_: NotLeading) -> Error {
+    raft::Error::NoLeader.into()
+}
+
+#[tonic::async_trait]
+impl pb::lease_server::Lease for Lease {
+    type LeaseKeepAliveStream = KeepAlives;
+
+    async fn lease_grant(
+        &self,
+        request: Request<pb::LeaseGrantRequest>,
+    ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        Ok(Response::new(self.grant(request.into_inner()).await?))
+    }
+
+    async fn lease_revoke(
+        &self,
+        request: Request<pb::LeaseRevokeRequest>,
+    ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
+        Ok(Response::new(self.revoke(request.into_inner()).await?))
+    }
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
+    ) -> Result<Response<KeepAlives>, Status> {
+        let requests = request.into_inner();
+        Ok(Response::new(KeepAlives { requests, lease: self.clone(), ended: false }))
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<pb::LeaseTimeToLiveRequest>,
+    ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        Ok(Response::new(self.time_to_live(request.into_inner()).await?))
+    }
+
+    async fn lease_leases(
+        &self,
+        _request: Request<pb::LeaseLeasesRequest>,
+    ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
+        Ok(Response::new(self.leases()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_chosen_id_is_positive() {
+        for _ in 0..1000 {
+            assert!(super::random_id() > 0);
+        }
+    }
+}
