@@ -3,13 +3,24 @@
 //! Reading is a pure function of its arguments ([`Config::from_args`]); nothing here listens, opens or starts
 //! anything. `main` makes a `Config`, every other module reads it.
 
+mod args;
+mod draft;
+mod file;
+mod flag;
+pub mod flags;
+pub mod gates;
+pub mod help;
+pub mod ids;
+mod number;
 pub mod url;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use url::{Address, Url};
+pub use args::{Error, Parsed};
+pub use gates::FeatureGates;
+pub use url::{Address, Scheme, Url};
 
 /// The etcd release whose behaviour clients are promised; what `/version` and `Maintenance.Status` report.
 pub const ETCD_VERSION: &str = "3.7.3";
@@ -193,10 +204,6 @@ pub enum LogOutput {
     /// Nowhere.
     Off,
 }
-
-/// etcd's switches for features, at their values: (gate, on).
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct FeatureGates(BTreeMap<&'static str, bool>);
 
 impl Default for Config {
     /// etcd's defaults: data in `default.etcd`, clients on 127.0.0.1:2379.

@@ -5,9 +5,12 @@ pub mod clock;
 pub mod compactor;
 pub mod config;
 pub mod lessor;
+pub mod metrics;
 pub mod proto;
 pub mod raft;
 pub mod rpc;
 pub mod state;
+pub mod storage;
+pub mod watch;
 
 pub use config::Config;

@@ -45,7 +45,7 @@ impl Node {
     pub async fn read_barrier(&self) -> Result<(), Error> {
         panic!("placeholder")
     }
-    pub async fn compaction_done(&self, _revision: i64) -> Result<(), Error> {
+    pub async fn compaction_done(&self, _revision: i64) {
         panic!("placeholder")
     }
     pub fn status(&self) -> Status {

@@ -15,6 +15,7 @@ pub mod maintenance;
 pub mod quota;
 pub mod size_limit;
 pub mod status;
+pub mod watch;
 
 pub use status::Error;
 

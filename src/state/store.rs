@@ -1,87 +1,223 @@
-//! Placeholder of the final module, for its signatures only.
+//! The store: one writer applies commands, many readers take views. Called by `raft`, `watch`, `rpc`, `lessor`,
+//! `compactor` and the checkpoint; knows none of them.
+//!
+//! Locks, always taken in this order:
+//! 1. `writer`: held by whoever changes anything, for as long as it takes. No reader wants it.
+//! 2. `leases`: the lease table, apart from the rest because no range needs it.
+//! 3. `shared`: what views are made of. Held for one small command or a swap of roots, never for a long walk.
 
-use bytes::Bytes;
+use std::collections::BTreeMap;
 
-use super::Error;
-use crate::proto::{Record, etcdserverpb as pb};
+use parking_lot::{Mutex, RwLock};
 
-pub struct Store;
-#[derive(Clone)]
-pub struct View;
-pub struct Page {
-    pub records: Vec<Record>,
-    pub next: Option<Bytes>,
-}
-pub struct LeaseInfo {
-    pub id: i64,
-    pub ttl: i64,
-    pub remaining_ttl: i64,
-    pub keys: Vec<Bytes>,
-}
+use super::alarm::Alarms;
+use super::compaction::Pass;
+use super::draft::{ByteDelta, Outcome};
+use super::error::Error;
+use super::event::SharedBatch;
+use super::history::History;
+use super::key_index::KeyIndex;
+use super::lease::{LeaseInfo, Leases};
+use super::meta::{FORMAT, Meta};
+use super::range::Reader;
+use super::view::View;
+use crate::proto::etcdserverpb as pb;
+
+/// The history asked for lies before the compaction mark, which is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("compacted at revision {0}")]
+pub struct CompactedAt(pub i64);
+
+/// How much the store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
+    /// Keys that exist at the newest revision.
     pub keys: u64,
+    /// Bytes of their records.
     pub live_bytes: u64,
+    /// Bytes of superseded records and tombstones, which compaction frees.
     pub history_bytes: u64,
+    /// Bytes of all records written by puts since the process began; never falls.
     pub put_bytes: u64,
 }
+
+/// etcd's hash over what is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashKv {
+    /// CRC-32C, computed as etcd does.
     pub hash: u32,
+    /// Compaction mark; -1 when the store was never compacted, as etcd reports it.
     pub compact_revision: i64,
+    /// The revision up to which was hashed.
     pub revision: i64,
 }
 
-impl Store {
-    pub fn view(&self) -> View {
-        panic!("placeholder")
-    }
-    pub fn revision(&self) -> i64 {
-        panic!("placeholder")
-    }
-    pub fn compact_revision(&self) -> i64 {
-        panic!("placeholder")
-    }
-    pub fn sizes(&self) -> Sizes {
-        panic!("placeholder")
-    }
-    pub fn lease(&self, _id: i64) -> Option<LeaseInfo> {
-        panic!("placeholder")
-    }
-    pub fn leases(&self) -> Vec<(i64, i64)> {
-        panic!("placeholder")
-    }
-    pub fn alarms(&self) -> Vec<pb::AlarmMember> {
-        panic!("placeholder")
-    }
-    pub fn hash_kv(&self, _revision: i64) -> Result<HashKv, Error> {
-        panic!("placeholder")
+/// The replicated state of one member. Everything is locked inside; see the file's head.
+#[derive(Debug)]
+pub struct Store {
+    pub(super) writer: Mutex<Pass>,
+    pub(super) leases: RwLock<Leases>,
+    pub(super) shared: RwLock<Shared>,
+}
+
+/// What readers share with the writer.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub index: KeyIndex,
+    /// The newest revision; 1 before the first change.
+    pub revision: i64,
+    /// 0 = never compacted.
+    pub compact_revision: i64,
+    /// At least every batch with `revision >= compact_revision`.
+    pub history: History,
+    /// `keys` is not kept here, the index knows it.
+    pub sizes: Sizes,
+    pub alarms: Alarms,
+    pub members: BTreeMap<u64, pb::Member>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
-impl View {
+impl Store {
+    /// An empty store at revision 1.
+    pub fn new() -> Self {
+        let shared = Shared {
+            index: KeyIndex::default(),
+            revision: 1,
+            compact_revision: 0,
+            history: History::default(),
+            sizes: Sizes::default(),
+            alarms: Alarms::default(),
+            members: BTreeMap::new(),
+        };
+        Self::from_parts(Leases::default(), shared)
+    }
+
+    pub(super) fn from_parts(leases: Leases, shared: Shared) -> Self {
+        Self { writer: Mutex::default(), leases: RwLock::new(leases), shared: RwLock::new(shared) }
+    }
+
+    /// A pinned, consistent view of the newest state.
+    pub fn view(&self) -> View {
+        self.shared.read().view()
+    }
+
+    /// The newest revision.
     pub fn revision(&self) -> i64 {
-        panic!("placeholder")
+        self.shared.read().revision
     }
+
+    /// The compaction mark; 0 when never compacted.
     pub fn compact_revision(&self) -> i64 {
-        panic!("placeholder")
+        self.shared.read().compact_revision
     }
-    pub fn range(&self, _request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
-        panic!("placeholder")
-    }
-    pub fn txn(&self, _request: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
-        panic!("placeholder")
-    }
-    pub fn count(&self, _key: &[u8], _range_end: &[u8]) -> i64 {
-        panic!("placeholder")
-    }
-    pub fn page(
+
+    /// Batches with `after < revision <= up_to`, oldest first; at most `revisions_max` and about `bytes_max` bytes of
+    /// records, but at least one when there is one.
+    ///
+    /// # Errors
+    /// [`CompactedAt`] when `after + 1` lies before the compaction mark.
+    pub fn history(
         &self,
-        _key: &[u8],
-        _range_end: &[u8],
-        _at: i64,
-        _keys_max: usize,
-        _bytes_max: usize,
-        _keys_only: bool,
-    ) -> Result<Page, Error> {
-        panic!("placeholder")
+        after: i64,
+        up_to: i64,
+        revisions_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<SharedBatch>, CompactedAt> {
+        let shared = self.shared.read();
+        if after.saturating_add(1) < shared.compact_revision {
+            return Err(CompactedAt(shared.compact_revision));
+        }
+        Ok(shared.history.slice(after, up_to, revisions_max.max(1), bytes_max))
+    }
+
+    /// As [`Store::history`] without an upper bound, but for the checkpoint, which must get every batch once: those that
+    /// the compaction mark has passed are still given, because [`Store::compact_slice`] does not drop what is newer than
+    /// the checkpoint.
+    pub fn backlog(&self, after: i64, revisions_max: usize, bytes_max: usize) -> Vec<SharedBatch> {
+        self.shared.read().history.slice(after, i64::MAX, revisions_max.max(1), bytes_max)
+    }
+
+    /// How much the store holds.
+    pub fn sizes(&self) -> Sizes {
+        let shared = self.shared.read();
+        Sizes { keys: shared.index.live(), ..shared.sizes }
+    }
+
+    /// A lease with its keys.
+    pub fn lease(&self, id: i64) -> Option<LeaseInfo> {
+        self.leases.read().info(id)
+    }
+
+    /// All leases as (id, ttl in seconds), by id.
+    pub fn leases(&self) -> Vec<(i64, i64)> {
+        self.leases.read().meta().iter().map(|lease| (lease.id, lease.ttl)).collect()
+    }
+
+    /// Raised alarms.
+    pub fn alarms(&self) -> Vec<pb::AlarmMember> {
+        self.shared.read().alarms.list()
+    }
+
+    /// Members as they published themselves, by id.
+    pub fn members(&self) -> Vec<pb::Member> {
+        self.shared.read().members.values().cloned().collect()
+    }
+
+    /// Hashes what is kept up to `revision` (0 = newest), as etcd does. Works on a view, so that the writer goes on.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`], [`Error::FutureRevision`].
+    pub fn hash_kv(&self, revision: i64) -> Result<HashKv, Error> {
+        self.view().hash_kv(revision)
+    }
+
+    /// The small state that goes with the records into a checkpoint or snapshot; consistent, so it waits for a command
+    /// that is being applied.
+    pub fn meta(&self) -> Meta {
+        let _no_writer = self.writer.lock();
+        let leases = self.leases.read().meta();
+        let shared = self.shared.read();
+        Meta {
+            format: FORMAT,
+            revision: shared.revision,
+            compact_revision: shared.compact_revision,
+            leases,
+            alarms: shared.alarms.list(),
+            members: shared.members.values().cloned().collect(),
+        }
+    }
+}
+
+impl Shared {
+    pub fn view(&self) -> View {
+        View { index: self.index.clone(), revision: self.revision, compact_revision: self.compact_revision }
+    }
+
+    /// Reads of the newest state under the lock.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { index: &self.index, revision: self.revision, compact_revision: self.compact_revision }
+    }
+
+    /// Publishes what a command did to the index; returns the revision after it.
+    pub fn publish(&mut self, outcome: &Outcome) -> i64 {
+        if let Some(batch) = &outcome.batch {
+            self.revision = batch.revision;
+            self.history.push(batch.clone());
+            self.sizes.add(outcome.bytes);
+        }
+        self.revision
+    }
+}
+
+impl Sizes {
+    fn add(&mut self, delta: ByteDelta) {
+        self.live_bytes = self.live_bytes.saturating_add_signed(delta.live);
+        self.history_bytes = self.history_bytes.saturating_add_signed(delta.history);
+        self.put_bytes = self.put_bytes.saturating_add_signed(delta.put);
     }
 }
