@@ -61,7 +61,7 @@ impl Kv {
         check::range_stream(&request)?;
         let view = self.view(request.serializable).await?;
         let header = self.node.header(view.revision());
-        Ok(RangeStream::new(view, header, request)?)
+        Ok(RangeStream::new(Arc::clone(self.node.store()), &view, header, request)?)
     }
 
     /// Writes one key.
