@@ -10,7 +10,7 @@ use crate::proto::etcdserverpb as pb;
 use crate::raft::{self, Node};
 use crate::state::{Applied, Command, HashKv, Response as Answer};
 
-mod snapshot;
+pub mod snapshot;
 
 pub use snapshot::{Blobs, Copy, SnapshotSource};
 
