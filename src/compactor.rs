@@ -1,9 +1,10 @@
 //! Auto-compaction: what is forgotten without being asked, by age or by number of revisions, by etcd's rules
 //! (`api/v3compactor`). Only the leader compacts; the compaction is a proposal like any other.
 //!
-//! Kubernetes compacts by itself and leaves this off. `server` runs [`run`].
+//! Kubernetes compacts by itself and leaves this off. `server` runs [`Compactor::run`].
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use crate::clock::Clock;
@@ -19,25 +20,9 @@ const PERIODIC_INTERVAL_MAX: Duration = Duration::from_secs(60 * 60);
 /// Samples taken in one interval of the compaction by age.
 const SAMPLES_PER_INTERVAL: u32 = 10;
 
-/// Compacts by a setting for ever, while this member leads; returns at once when it is off. Dropping the future ends it.
-pub async fn run(setting: &AutoCompaction, node: &Node, clock: &Clock) {
-    let Some(mut compactor) = Compactor::new(setting, clock.now()) else { return };
-    loop {
-        compactor.sample(node.store().revision());
-        tokio::time::sleep(compactor.interval()).await;
-        let status = node.status();
-        if status.leader != Some(status.member_id) {
-            continue;
-        }
-        let Some(revision) = compactor.due(clock.now(), node.store().revision()) else { continue };
-        let request = pb::CompactionRequest { revision, physical: false };
-        compactor.settle(clock.now(), revision, node.propose(Command::Compact(request)).await);
-    }
-}
-
 /// When to compact, and to which revision. It is told the time and the revision and knows nothing else.
 #[derive(Debug)]
-struct Compactor {
+pub struct Compactor {
     mode: Mode,
     /// The revision compacted last; 0 at first.
     last: i64,
@@ -59,8 +44,8 @@ enum Mode {
 
 impl Compactor {
     /// The compactor of a setting, started at `now`; `None` when it is off.
-    fn new(setting: &AutoCompaction, now: Duration) -> Option<Self> {
-        let mode = match *setting {
+    pub fn new(setting: AutoCompaction, now: Duration) -> Option<Self> {
+        let mode = match setting {
             AutoCompaction::Off => return None,
             AutoCompaction::Periodic(period) if period.is_zero() => return None,
             AutoCompaction::Periodic(period) => {
@@ -70,6 +55,21 @@ impl Compactor {
             AutoCompaction::Revision(kept) => Mode::Revision { kept },
         };
         Some(Self { mode, last: 0 })
+    }
+
+    /// Compacts for ever while this member leads; dropping the future ends it.
+    pub async fn run(mut self, node: &Node, clock: &Clock) -> Infallible {
+        loop {
+            self.sample(node.store().revision());
+            tokio::time::sleep(self.interval()).await;
+            let status = node.status();
+            if status.leader != Some(status.member_id) {
+                continue;
+            }
+            let Some(revision) = self.due(clock.now(), node.store().revision()) else { continue };
+            let request = pb::CompactionRequest { revision, physical: false };
+            self.settle(clock.now(), revision, node.propose(Command::Compact(request)).await);
+        }
     }
 
     /// The time between two looks.
@@ -152,13 +152,13 @@ mod tests {
     #[test]
     fn what_is_off_makes_no_compactor() {
         for off in [AutoCompaction::Off, AutoCompaction::Periodic(Duration::ZERO), AutoCompaction::Revision(0)] {
-            assert!(Compactor::new(&off, Duration::ZERO).is_none(), "{off:?}");
+            assert!(Compactor::new(off, Duration::ZERO).is_none(), "{off:?}");
         }
     }
 
     #[test]
     fn a_short_period_is_compacted_once_a_period_to_where_it_was_a_period_ago() {
-        let compactor = Compactor::new(&AutoCompaction::Periodic(10 * MINUTE), Duration::ZERO).unwrap();
+        let compactor = Compactor::new(AutoCompaction::Periodic(10 * MINUTE), Duration::ZERO).unwrap();
         assert_eq!(compactor.interval(), MINUTE);
         // Samples at minutes 0, 1, 2 … have revisions 1, 2, 3 …
         assert_eq!(minutes_and_targets(compactor, 35), [(10, 1), (20, 10), (30, 20)]);
@@ -166,14 +166,14 @@ mod tests {
 
     #[test]
     fn a_long_period_is_compacted_once_an_hour() {
-        let compactor = Compactor::new(&AutoCompaction::Periodic(5 * 60 * MINUTE), Duration::ZERO).unwrap();
+        let compactor = Compactor::new(AutoCompaction::Periodic(5 * 60 * MINUTE), Duration::ZERO).unwrap();
         assert_eq!(compactor.interval(), 6 * MINUTE);
         assert_eq!(minutes_and_targets(compactor, 75), [(300, 1), (360, 10), (420, 20)]);
     }
 
     #[test]
     fn by_revision_all_but_the_kept_ones_go() {
-        let mut compactor = Compactor::new(&AutoCompaction::Revision(10), Duration::ZERO).unwrap();
+        let mut compactor = Compactor::new(AutoCompaction::Revision(10), Duration::ZERO).unwrap();
         assert_eq!(compactor.interval(), 5 * MINUTE);
         assert_eq!(compactor.due(MINUTE, 10), None);
         assert_eq!(compactor.due(MINUTE, 25), Some(15));
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_failed_compaction_is_tried_again() {
-        let mut compactor = Compactor::new(&AutoCompaction::Periodic(10 * MINUTE), Duration::ZERO).unwrap();
+        let mut compactor = Compactor::new(AutoCompaction::Periodic(10 * MINUTE), Duration::ZERO).unwrap();
         compactor.sample(7);
         assert_eq!(compactor.due(10 * MINUTE, 9), Some(7));
         compactor.settle(10 * MINUTE, 7, Err(raft::Error::Timeout));

@@ -11,6 +11,7 @@ pub mod flags;
 pub mod gates;
 pub mod help;
 pub mod ids;
+pub mod logging;
 mod number;
 pub mod url;
 

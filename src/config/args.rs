@@ -1,5 +1,6 @@
 //! From arguments and environment to a [`Config`], by the rules of etcd's command line.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -17,6 +18,8 @@ pub enum Parsed {
         config: Box<Config>,
         /// What to tell the operator once the log is open.
         warnings: Vec<String>,
+        /// Names of the flags that were given, in whatever way.
+        given: BTreeSet<&'static str>,
     },
     /// Print this and end well: `--help` and `--version`.
     Print(String),
@@ -76,8 +79,9 @@ impl Config {
         } else {
             set_from_env(&mut draft, &env)?;
         }
+        let given = draft.given().clone();
         let (config, warnings) = draft.finish().map_err(Error::Invalid)?;
-        Ok(Parsed::Run { config: Box::new(config), warnings })
+        Ok(Parsed::Run { config: Box::new(config), warnings, given })
     }
 }
 

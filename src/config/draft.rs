@@ -54,6 +54,11 @@ impl Draft {
         self.given.contains(name)
     }
 
+    /// All flags that were given.
+    pub fn given(&self) -> &BTreeSet<&'static str> {
+        &self.given
+    }
+
     /// Notes something to tell the operator once the log is open.
     pub fn warn(&mut self, warning: String) {
         if !self.warnings.contains(&warning) {

@@ -115,12 +115,12 @@ impl Kv {
     /// Forgets the history before a revision; with `physical`, waits until its space is reclaimed.
     ///
     /// # Errors
-    /// A compacted or future revision; the proposal's fate.
+    /// A compacted or future revision; the proposal's fate; with `physical`, that the member stops while it waits.
     pub async fn compact(&self, request: pb::CompactionRequest) -> Result<pb::CompactionResponse, Error> {
         let Applied { revision, response } = self.node.propose(Command::Compact(request)).await?;
         response?;
         if request.physical {
-            self.node.compaction_done(request.revision).await;
+            self.node.compaction_done(request.revision).await?;
         }
         Ok(pb::CompactionResponse { header: header::at(&self.node, revision) })
     }

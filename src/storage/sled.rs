@@ -26,8 +26,10 @@
 //! ```
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as MapEntry;
 use std::fs;
 use std::io::ErrorKind;
 use std::mem;
@@ -63,6 +65,15 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 type Db = sled::Db<FANOUT>;
 
+/// What a batch does to sled's entries, by key.
+type Plan = BTreeMap<Vec<u8>, Change>;
+
+/// One of sled's entries, before and after.
+struct Change {
+    old: Option<sled::InlineArray>,
+    new: Option<Vec<u8>>,
+}
+
 /// Where the store is and what it may use.
 #[derive(Clone, Debug)]
 pub struct SledConfig {
@@ -96,6 +107,8 @@ pub struct SledEngine {
     synced: SyncPass,
     /// Whether sled holds batches that were not flushed.
     pending: Cell<bool>,
+    /// The seal in the manifest.
+    promised: Option<Seal>,
     /// Whether a call failed; then nothing is called any more.
     failed: Cell<bool>,
     /// Bytes put since sled was opened; it keeps them all in memory.
@@ -181,17 +194,21 @@ impl SledEngine {
     /// rewrites that small leaf and the one at the right edge, not the oldest revisions too.
     fn create(config: SledConfig, generation: u32) -> Result<Self, Error> {
         let sled_dir = sled_dir(&config, generation);
+        let made_from = sled_dir.ancestors().find(|dir| dir.is_dir()).map(Path::to_owned);
         fs::create_dir_all(&sled_dir).map_err(io("create", &sled_dir))?;
         let mut engine = Self::new(config, generation)?;
         let filler = |number: usize| [&RESERVED[..], b"f", &[number as u8]].concat();
-        engine.apply((0..FANOUT).map(|number| (filler(number), Some(Vec::new()))).collect())?;
-        engine.apply((1..FANOUT).map(|number| (filler(number), None)).collect())?;
+        let put = |number| (filler(number), Change { old: None, new: Some(Vec::new()) });
+        let remove = |number| (filler(number), Change { old: Some(sled::InlineArray::default()), new: None });
+        engine.apply((0..FANOUT).map(put).collect())?;
+        engine.apply((1..FANOUT).map(remove).collect())?;
         engine.flush()?;
-        let mut dir = engine.config.dir.as_path();
-        // The parents may be new as well; syncing one that is not costs little.
-        while let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_dir(parent)?;
-            dir = parent;
+        // The flush has synced what is in the directory; its own name is in its parent, and the parent's may be new too.
+        for dir in engine.config.dir.ancestors().skip(1).filter(|dir| !dir.as_os_str().is_empty()) {
+            sync_dir(dir)?;
+            if Some(dir) == made_from.as_deref() {
+                break;
+            }
         }
         Ok(engine)
     }
@@ -206,6 +223,7 @@ impl SledEngine {
             greatest: Vec::new(),
             synced: SyncPass::default(),
             pending: Cell::new(false),
+            promised: None,
             failed: Cell::new(false),
             bytes_put: 0,
         })
@@ -237,7 +255,7 @@ impl SledEngine {
             open_db(&self.sled_dir(), self.config.cache_bytes)
         });
         let db = reopened.inspect_err(|_| self.failed.set(true))?;
-        let found = guard("read", || stored(&db, &MAIN_ZERO)).inspect_err(|_| self.failed.set(true))?;
+        let found = guard("read", || self.stored(&db, &MAIN_ZERO)).inspect_err(|_| self.failed.set(true))?;
         if found.as_deref() != Some(&self.seal.encode()[..]) {
             self.failed.set(true);
             mem::forget(db);
@@ -263,7 +281,7 @@ impl SledEngine {
         let mut greatest = Vec::new();
         let seal = self.call("count", |db| {
             let mut seal = None;
-            each(db, b"", None, &mut |key, value| {
+            self.each(db, b"", None, &mut |key, value| {
                 if key == MAIN_ZERO {
                     seal = Seal::decode(value);
                 } else {
@@ -288,6 +306,7 @@ impl SledEngine {
             return refuse(format!("the store is at {seal:?}, the manifest promises {promised:?}"));
         }
         self.seal = seal;
+        self.promised = Some(*promised);
         self.greatest = greatest;
         Ok(())
     }
@@ -296,36 +315,79 @@ impl SledEngine {
         Error::Corrupt { path: self.config.dir.clone(), reason }
     }
 
-    /// Writes entries and the seal that counts them, as one.
-    fn apply(&mut self, entries: BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Result<(), Error> {
+    fn stored(&self, db: &Db, key: &[u8]) -> Result<Option<sled::InlineArray>, Error> {
+        db.get(key).map_err(io("read", &self.config.dir))
+    }
+
+    /// Visits sled's entries from a key on, up to another if there is one.
+    fn each(&self, db: &Db, from: &[u8], to: Option<&[u8]>, visit: &mut Visitor<'_>) -> Result<(), Error> {
+        let entries = match to {
+            Some(to) if from >= to => return Ok(()),
+            Some(to) => db.range(from..to),
+            None => db.range(from..),
+        };
+        for entry in entries {
+            let (key, value) = entry.map_err(io("read", &self.config.dir))?;
+            if let ControlFlow::Break(()) = visit(&key, &value)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of an entry.
+    fn join<'a>(&self, db: &Db, key: &[u8], entry: &'a [u8]) -> Result<Cow<'a, [u8]>, Error> {
+        let pieces = pieces_of(entry).map_err(|reason| self.corrupt(reason))?;
+        if pieces == 0 {
+            return Ok(entry[1..].into());
+        }
+        let mut value = Vec::new();
+        for number in 0..pieces {
+            let piece = self.stored(db, &piece_key(key, number))?;
+            let missing = || self.corrupt(format!("piece {number} of a value is missing"));
+            value.extend_from_slice(&piece.ok_or_else(missing)?);
+        }
+        Ok(value.into())
+    }
+
+    /// Adds a change of one of sled's entries to a plan, with what is there now.
+    fn plan(&self, db: &Db, plan: &mut Plan, key: Vec<u8>, new: Option<Vec<u8>>) -> Result<(), Error> {
+        match plan.entry(key) {
+            MapEntry::Occupied(mut planned) => planned.get_mut().new = new,
+            MapEntry::Vacant(unplanned) => {
+                let old = if *unplanned.key() > self.greatest { None } else { self.stored(db, unplanned.key())? };
+                unplanned.insert(Change { old, new });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a plan and the seal that counts its entries, as one.
+    fn apply(&mut self, plan: Plan) -> Result<(), Error> {
         let mut seal = self.seal;
         let mut bytes = 0;
-        let dir = &self.config.dir;
-        self.call("write", |db| {
-            let mut batch = sled::Batch::default();
-            for (key, value) in &entries {
-                let old = if *key > self.greatest { None } else { db.get(key).map_err(io("read", dir))? };
-                if let Some(old) = &old {
-                    seal.remove(key, old);
-                }
-                match value {
-                    Some(value) => {
-                        seal.add(key, value);
-                        bytes += (key.len() + value.len()) as u64;
-                        batch.insert(&key[..], &value[..]);
-                    }
-                    None if old.is_some() => batch.remove(&key[..]),
-                    None => {}
-                }
+        let mut batch = sled::Batch::default();
+        for (key, change) in &plan {
+            if let Some(old) = &change.old {
+                seal.remove(key, old);
             }
-            seal.batches += 1;
-            batch.insert(&MAIN_ZERO[..], &seal.encode()[..]);
-            self.pending.set(true);
-            db.apply_batch(batch).map_err(io("write", dir))
-        })?;
+            match &change.new {
+                Some(new) => {
+                    seal.add(key, new);
+                    bytes += (key.len() + new.len()) as u64;
+                    batch.insert(&key[..], &new[..]);
+                }
+                None if change.old.is_some() => batch.remove(&key[..]),
+                None => {}
+            }
+        }
+        seal.batches += 1;
+        batch.insert(&MAIN_ZERO[..], &seal.encode()[..]);
+        self.pending.set(true);
+        self.call("write", |db| db.apply_batch(batch).map_err(io("write", &self.config.dir)))?;
         self.seal = seal;
         self.bytes_put += bytes;
-        let last_put = entries.into_iter().rev().find(|(_, value)| value.is_some());
+        let last_put = plan.into_iter().rev().find(|(_, change)| change.new.is_some());
         if let Some((key, _)) = last_put.filter(|(key, _)| *key > self.greatest) {
             self.greatest = key;
         }
@@ -349,8 +411,8 @@ impl Engine for SledEngine {
             return Ok(None);
         }
         self.call("read", |db| {
-            let Some(entry) = stored(db, key)? else { return Ok(None) };
-            join(db, key, &entry).map(|value| Some(value.into_owned()))
+            let Some(entry) = self.stored(db, key)? else { return Ok(None) };
+            self.join(db, key, &entry).map(|value| Some(value.into_owned()))
         })
     }
 
@@ -358,39 +420,48 @@ impl Engine for SledEngine {
         // sled flushes at the end of an iteration and keeps the error to itself; so there must be nothing to flush.
         self.flush_sled()?;
         self.call("scan", |db| {
-            each(db, from, Some(to), &mut |key, entry| {
+            self.each(db, from, Some(to), &mut |key, entry| {
                 if is_reserved(key) {
                     return Ok(ControlFlow::Continue(()));
                 }
-                visit(key, &join(db, key, entry)?)
+                visit(key, &self.join(db, key, entry)?)
             })?;
             db.check_error().map_err(io("scan", &self.config.dir))
         })
     }
 
     fn write(&mut self, batch: &WriteBatch) -> Result<(), Error> {
-        let mut entries = BTreeMap::new();
-        for (key, value) in batch.changes() {
-            assert_key(key);
-            if self.seal.entries > 0 && key <= &self.greatest[..] {
-                let old = self.call("read", |db| stored(db, key))?;
-                let pieces = old.as_deref().map_or(Ok(0), pieces_of).map_err(|reason| self.corrupt(reason))?;
-                entries.extend((0..pieces).map(|number| (piece_key(key, number), None)));
+        let changes = batch.changes();
+        changes.iter().for_each(|(key, _)| assert_key(key));
+        let plan = self.call("write", |db| {
+            let mut plan = Plan::new();
+            for (key, value) in changes {
+                self.plan(db, &mut plan, key.to_vec(), value.map(entry_of))?;
+                let old = plan.get(key).and_then(|change| change.old.as_deref());
+                let old_pieces = old.map_or(Ok(0), pieces_of).map_err(|reason| self.corrupt(reason))?;
+                for number in 0..old_pieces {
+                    self.plan(db, &mut plan, piece_key(key, number), None)?;
+                }
+                for (piece, number) in value.into_iter().flat_map(pieces).zip(0..) {
+                    self.plan(db, &mut plan, piece_key(key, number), Some(piece.to_vec()))?;
+                }
             }
-            match value {
-                Some(value) => split(key, value, &mut entries),
-                None => drop(entries.insert(key.to_vec(), None)),
-            }
-        }
-        self.apply(entries)
+            Ok(plan)
+        })?;
+        self.apply(plan)
     }
 
     fn flush(&mut self) -> Result<(), Error> {
         self.flush_sled()?;
+        if self.promised == Some(self.seal) {
+            return Ok(());
+        }
         let manifest = Manifest { generation: self.generation, seal: self.seal };
         let written = self.synced.run(&self.sled_dir()).and_then(|()| manifest::write(&self.config.dir, &manifest));
         // After a failed fsync nothing written before it can be trusted.
-        written.inspect_err(|_| self.failed.set(true))
+        written.inspect_err(|_| self.failed.set(true))?;
+        self.promised = Some(self.seal);
+        Ok(())
     }
 
     fn size_on_disk(&self) -> Result<u64, Error> {
@@ -441,31 +512,12 @@ fn guard<T>(what: &'static str, run: impl FnOnce() -> Result<T, Error>) -> Resul
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| Err(panicked(payload)))
 }
 
-fn stored(db: &Db, key: &[u8]) -> Result<Option<sled::InlineArray>, Error> {
-    db.get(key).map_err(io("read", Path::new(SLED_DIR)))
-}
-
-fn each(db: &Db, from: &[u8], to: Option<&[u8]>, visit: &mut Visitor<'_>) -> Result<(), Error> {
-    let entries = match to {
-        Some(to) if from >= to => return Ok(()),
-        Some(to) => db.range(from..to),
-        None => db.range(from..),
-    };
-    for entry in entries {
-        let (key, value) = entry.map_err(io("read", Path::new(SLED_DIR)))?;
-        if let ControlFlow::Break(()) = visit(&key, &value)? {
-            break;
-        }
-    }
-    Ok(())
-}
-
 fn piece_key(key: &[u8], number: u32) -> Vec<u8> {
     [&RESERVED[..], b"c", key, &number.to_be_bytes()].concat()
 }
 
-/// Adds the entries of one value.
-fn split(key: &[u8], value: &[u8], entries: &mut BTreeMap<Vec<u8>, Option<Vec<u8>>>) {
+/// The entry of a value: the value, or how long it is in pieces.
+fn entry_of(value: &[u8]) -> Vec<u8> {
     let mut entry = Vec::with_capacity(1 + value.len().min(PIECE_BYTES));
     if value.len() <= PIECE_BYTES {
         entry.push(WHOLE);
@@ -473,11 +525,13 @@ fn split(key: &[u8], value: &[u8], entries: &mut BTreeMap<Vec<u8>, Option<Vec<u8
     } else {
         entry.push(PIECES);
         entry.extend_from_slice(&(value.len() as u64).to_le_bytes());
-        for (piece, number) in value.chunks(PIECE_BYTES).zip(0..) {
-            entries.insert(piece_key(key, number), Some(piece.to_vec()));
-        }
     }
-    entries.insert(key.to_vec(), Some(entry));
+    entry
+}
+
+/// The pieces of a value; none of one that is kept whole.
+fn pieces(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.chunks(PIECE_BYTES).filter(|_| value.len() > PIECE_BYTES)
 }
 
 /// How many pieces an entry's value has.
@@ -489,21 +543,6 @@ fn pieces_of(entry: &[u8]) -> Result<u32, String> {
     };
     let pieces = bytes.and_then(|bytes| u32::try_from(bytes.div_ceil(PIECE_BYTES as u64)).ok());
     pieces.ok_or_else(|| "an entry that is neither whole nor in pieces".to_owned())
-}
-
-/// The value of an entry.
-fn join<'a>(db: &Db, key: &[u8], entry: &'a [u8]) -> Result<std::borrow::Cow<'a, [u8]>, Error> {
-    let corrupt = |reason| Error::Corrupt { path: SLED_DIR.into(), reason };
-    let pieces = pieces_of(entry).map_err(corrupt)?;
-    if pieces == 0 {
-        return Ok(entry[1..].into());
-    }
-    let mut value = Vec::new();
-    for number in 0..pieces {
-        let piece = stored(db, &piece_key(key, number))?;
-        value.extend_from_slice(&piece.ok_or_else(|| corrupt(format!("piece {number} of a value is missing")))?);
-    }
-    Ok(value.into())
 }
 
 /// Whether there is no store yet: no directory, or an empty one.

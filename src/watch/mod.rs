@@ -87,3 +87,23 @@ impl Default for Options {
         }
     }
 }
+
+impl History for crate::state::Store {
+    fn revision(&self) -> i64 {
+        Self::revision(self)
+    }
+
+    fn compact_revision(&self) -> i64 {
+        Self::compact_revision(self)
+    }
+
+    fn history(
+        &self,
+        after: i64,
+        up_to: i64,
+        revisions_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<EventBatch>>, CompactedAt> {
+        Self::history(self, after, up_to, revisions_max, bytes_max).map_err(|compacted| CompactedAt(compacted.0))
+    }
+}

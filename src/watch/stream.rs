@@ -36,6 +36,9 @@ const STEPS_BETWEEN_REQUESTS: u32 = 16;
 /// Work of one poll before other streams of the thread get their turn; one unit is about ten nanoseconds.
 const WORK_PER_POLL: usize = 20_000;
 
+/// Requests are read together while fewer responses wait, so that watches opened together read the history together.
+const READY_MAX: usize = 64;
+
 /// Work of a step that looks at no changes, and of taking a request.
 const WORK_PER_STEP: usize = 10;
 
@@ -114,6 +117,12 @@ impl<S> WatchStream<S> {
         };
         Self { inbound: Some(inbound), side }
     }
+
+    /// Does what the end of a progress interval does.
+    #[cfg(test)]
+    pub(super) fn tick(&mut self) {
+        self.side.tick();
+    }
 }
 
 impl<S> Stream for WatchStream<S>
@@ -141,21 +150,24 @@ where
                 Err(status) => return side.finish(status),
             };
             work += cost;
-            let idle = cost == 0;
+            let mut idle = cost == 0;
             side.steps += 1;
             if !idle && side.steps < STEPS_BETWEEN_REQUESTS {
                 continue;
             }
             side.steps = 0;
-            match inbound.as_mut().map(|inbound| Pin::new(inbound).poll_next(cx)) {
-                Some(Poll::Ready(Some(Ok(request)))) => {
-                    work += WORK_PER_STEP;
-                    side.handle(request);
-                    continue;
+            while let Some(requests) = inbound
+                && side.ready.len() < READY_MAX
+                && work < WORK_PER_POLL
+            {
+                match Pin::new(requests).poll_next(cx) {
+                    Poll::Ready(Some(Ok(request))) => side.handle(request),
+                    Poll::Ready(Some(Err(status))) => return side.finish(status),
+                    Poll::Ready(None) => *inbound = None,
+                    Poll::Pending => break,
                 }
-                Some(Poll::Ready(Some(Err(status)))) => return side.finish(status),
-                Some(Poll::Ready(None)) => *inbound = None,
-                Some(Poll::Pending) | None => {}
+                idle = false;
+                work += WORK_PER_STEP;
             }
             let ticked = side.poll_ticker(cx);
             if idle && !ticked && side.sleep(cx) {

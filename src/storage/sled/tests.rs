@@ -288,3 +288,38 @@ fn a_store_that_failed_refuses_everything_and_lets_itself_be_dropped() {
     assert!(matches!(engine.write(&WriteBatch::default()), Err(Error::Failed)));
     assert!(matches!(engine.flush(), Err(Error::Failed)));
 }
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_killed_process_leaves_what_was_flushed_whole_batches_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = open(dir.path());
+    let (applied, long) = (meta_key("applied"), vec![9; 3 * PIECE_BYTES]);
+    for main in 1..40i64 {
+        let key = RevisionKey { main, sub: 0, tombstone: false }.encode();
+        engine.write(&batch(&[(&key, Some(&long)), (&applied, Some(&main.to_be_bytes()))])).unwrap();
+        if main % 13 == 0 {
+            engine.flush().unwrap();
+        }
+        if main % 10 == 0 {
+            let killed = dir.path().join(format!("killed-{main}"));
+            copy(&dir.path().join("state"), &killed.join("state"));
+            let revived = open(&killed);
+            let mark = revived.get(&applied).unwrap().map_or(0, |mark| i64::from_be_bytes(mark.try_into().unwrap()));
+            assert!(mark >= main / 13 * 13 && mark <= main, "at {main} the copy is at {mark}");
+            assert_eq!(entries(&revived, REVISIONS_START, REVISIONS_END).len() as i64, mark);
+        }
+    }
+}

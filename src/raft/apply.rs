@@ -1,0 +1,204 @@
+//! openraft's state machine: committed entries go to the state, its events to the watch hub, its answers to whoever
+//! proposed. In that order, so that a client that has its answer finds the write in every read and on every watch.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use futures_util::{Stream, TryStreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::batch::{Batcher, Reply};
+use super::checkpoint::Checkpoint;
+use super::snapshot::{SnapshotBuilder, Snapshots};
+use super::types::{LogId, Proposal, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::state::{Applied, Command, LeaseChange, Store};
+use crate::watch::Hub;
+
+/// Told of every lease granted or ended, in log order; must not block.
+pub type LeaseObserver = Box<dyn Fn(LeaseChange) + Send + Sync>;
+
+/// How far the log has been applied, together with the membership it holds.
+#[derive(Clone, Debug, Default)]
+pub struct Mark {
+    /// Last applied entry.
+    pub log_id: Option<LogId>,
+    /// Newest membership among the applied entries.
+    pub membership: StoredMembership,
+}
+
+/// A mark as it is stored.
+#[derive(Serialize, Deserialize)]
+struct StoredMark {
+    log_id: Option<LogId>,
+    membership: StoredMembership,
+}
+
+impl Mark {
+    /// The bytes kept in the checkpoint and in snapshot files.
+    pub fn encode(&self) -> Vec<u8> {
+        let stored = StoredMark { log_id: self.log_id, membership: self.membership.clone() };
+        serde_json::to_vec(&stored).expect("numbers, texts and maps with text keys are JSON")
+    }
+
+    /// Reads the bytes.
+    ///
+    /// # Errors
+    /// When they are no mark.
+    pub fn decode(bytes: &[u8]) -> io::Result<Self> {
+        let StoredMark { log_id, membership } = serde_json::from_slice(bytes)?;
+        Ok(Self { log_id, membership })
+    }
+}
+
+/// What apply, the checkpoint and the rest of the member share.
+pub struct Shared {
+    /// The replicated state; apply is its only writer.
+    pub store: Arc<Store>,
+    /// Where events go.
+    pub hub: Arc<Hub>,
+    /// Held by apply for the length of one entry, so that whoever takes it sees state and mark of one instant.
+    pub mark: Mutex<Mark>,
+    /// Index of the last applied entry, for those who only look.
+    pub applied_index: AtomicU64,
+    /// Whether this member is the only voter, so that its own log is the quorum.
+    pub sole_voter: AtomicBool,
+    /// Woken after entries were applied.
+    pub progress: Notify,
+    member_id: u64,
+    batcher: Arc<Batcher>,
+    on_lease: LeaseObserver,
+}
+
+impl Shared {
+    /// Ties the state to its consumers, at the mark the state was recovered to.
+    pub fn new(
+        member_id: u64,
+        store: Arc<Store>,
+        hub: Arc<Hub>,
+        mark: Mark,
+        batcher: Arc<Batcher>,
+        on_lease: LeaseObserver,
+    ) -> Self {
+        Self {
+            sole_voter: AtomicBool::new(is_sole_voter(&mark.membership, member_id)),
+            applied_index: AtomicU64::new(mark.log_id.map_or(0, |id| id.index)),
+            mark: Mutex::new(mark),
+            progress: Notify::new(),
+            store,
+            hub,
+            member_id,
+            batcher,
+            on_lease,
+        }
+    }
+
+    fn apply_proposal(&self, proposal: &Proposal) -> io::Result<()> {
+        let (origin, sequence, batch) = proposal.parts();
+        let commands = Command::decode_batch(batch).map_err(io::Error::other)?;
+        let mut results = Vec::with_capacity(commands.len());
+        let mut batches = Vec::with_capacity(commands.len());
+        for command in &commands {
+            let (applied, effects) = self.store.apply(command);
+            results.push(applied);
+            batches.extend(effects.events);
+            if let Some(change) = effects.lease {
+                (self.on_lease)(change);
+            }
+        }
+        if !batches.is_empty() {
+            self.hub.publish(&batches, self.store.revision());
+        }
+        if let Some(replies) = self.batcher.take(origin, sequence, proposal.bytes().len()) {
+            answer(replies, results);
+        }
+        Ok(())
+    }
+}
+
+fn answer(replies: Vec<Reply>, results: Vec<Applied>) {
+    debug_assert_eq!(replies.len(), results.len(), "one reply a command");
+    for (reply, applied) in replies.into_iter().zip(results) {
+        // A client that has gone away no longer waits; its command is applied all the same.
+        drop(reply.send(Ok(applied)));
+    }
+}
+
+fn is_sole_voter(membership: &StoredMembership, member_id: u64) -> bool {
+    let mut voters = membership.voter_ids();
+    voters.next() == Some(member_id) && voters.next().is_none()
+}
+
+/// The state machine that openraft drives.
+pub struct StateMachine {
+    shared: Arc<Shared>,
+    snapshots: Snapshots,
+    checkpoint: Checkpoint,
+}
+
+impl StateMachine {
+    /// Over the shared state, the member's snapshot files and its checkpoint.
+    pub fn new(shared: Arc<Shared>, snapshots: Snapshots, checkpoint: Checkpoint) -> Self {
+        Self { shared, snapshots, checkpoint }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = PathBuf;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let mark = self.shared.mark.lock();
+        Ok((mark.log_id, mark.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            {
+                let mut mark = self.shared.mark.lock();
+                match entry.payload {
+                    EntryPayload::Blank => {}
+                    EntryPayload::Normal(proposal) => self.shared.apply_proposal(&proposal)?,
+                    EntryPayload::Membership(membership) => {
+                        mark.membership = StoredMembership::new(Some(entry.log_id), membership);
+                        let sole = is_sole_voter(&mark.membership, self.shared.member_id);
+                        self.shared.sole_voter.store(sole, Ordering::Release);
+                    }
+                }
+                mark.log_id = Some(entry.log_id);
+                self.shared.applied_index.store(entry.log_id.index, Ordering::Release);
+            }
+            if let Some(responder) = responder {
+                responder.send(());
+            }
+        }
+        self.shared.progress.notify_waiters();
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder::new(self.shared.clone(), self.snapshots.clone(), self.checkpoint.clone())
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: PathBuf) -> Result<(), io::Error> {
+        // Only a member that lags behind a leader is sent a snapshot, and a sole voter never lags.
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("snapshot {:?} at {} came from a peer, but this member has none", meta.last_log_id, snapshot.display()),
+        ))
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<openraft::alias::SnapshotOf<TypeConfig, PathBuf>>, io::Error> {
+        Ok(self.snapshots.current())
+    }
+}

@@ -1,0 +1,212 @@
+//! The open batch: where commands wait while the log's disk is busy, and who is told when they are applied.
+//!
+//! One log entry is one batch. The first command on an idle log goes at once; what arrives while its entry is being
+//! written fills the next batch. Admission is by bytes, so a flood is refused instead of queued without end.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::BytesMut;
+use openraft::errors::{ClientWriteError, ForwardReason, RaftError};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::error::Error;
+use super::types::{PROPOSAL_HEADER_BYTES, Proposal, Raft, TypeConfig};
+use crate::state::{Applied, Command};
+
+/// A batch is closed when it has grown past this; one larger command makes a batch of its own.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Commands of one batch; bounds the time that one apply call takes.
+const BATCH_COMMANDS_MAX: usize = 4096;
+/// Bytes that may wait, proposed or not, before [`Error::TooManyRequests`].
+const WAITING_BYTES_MAX: usize = 256 << 20;
+/// Commands that may wait.
+const WAITING_COMMANDS_MAX: usize = 1 << 20;
+
+/// Where the result of one command goes.
+pub type Reply = oneshot::Sender<Result<Applied, Error>>;
+
+/// Collects commands into proposals and keeps the replies until apply takes them.
+pub struct Batcher {
+    origin: u64,
+    // Guards the batch being filled; held for the copy of one command.
+    open: Mutex<Open>,
+    // Guards the replies of batches on their way; taken once a batch by the proposer and once by apply.
+    pending: Mutex<HashMap<u64, Vec<Reply>>>,
+    waiting_bytes: AtomicUsize,
+    waiting_commands: AtomicUsize,
+    work: Notify,
+}
+
+struct Open {
+    batches: VecDeque<Batch>,
+    sequence: u64,
+    closed: bool,
+}
+
+struct Batch {
+    payload: BytesMut,
+    replies: Vec<Reply>,
+}
+
+impl Batcher {
+    /// An empty batcher; `origin` must differ from every earlier life of this member.
+    pub fn new(origin: u64) -> Self {
+        Self {
+            origin,
+            open: Mutex::new(Open { batches: VecDeque::new(), sequence: 0, closed: false }),
+            pending: Mutex::new(HashMap::new()),
+            waiting_bytes: AtomicUsize::new(0),
+            waiting_commands: AtomicUsize::new(0),
+            work: Notify::new(),
+        }
+    }
+
+    /// Adds a command; its result arrives on the receiver once it is durable and applied.
+    ///
+    /// # Errors
+    /// [`Error::TooManyRequests`] or [`Error::Stopped`]; then nothing was proposed.
+    pub fn add(&self, command: &Command) -> Result<oneshot::Receiver<Result<Applied, Error>>, Error> {
+        if self.waiting_bytes.load(Ordering::Relaxed) > WAITING_BYTES_MAX
+            || self.waiting_commands.load(Ordering::Relaxed) > WAITING_COMMANDS_MAX
+        {
+            return Err(Error::TooManyRequests);
+        }
+        let (reply, result) = oneshot::channel();
+        let wake = {
+            let mut open = self.open.lock();
+            if open.closed {
+                return Err(Error::Stopped);
+            }
+            let wake = open.batches.is_empty();
+            let batch = open.batch(self.origin);
+            let bytes = command.encode(&mut batch.payload);
+            batch.replies.push(reply);
+            self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.waiting_commands.fetch_add(1, Ordering::Relaxed);
+            wake
+        };
+        if wake {
+            self.work.notify_one();
+        }
+        Ok(result)
+    }
+
+    /// Commands waiting or on their way.
+    pub fn waiting(&self) -> usize {
+        self.waiting_commands.load(Ordering::Relaxed)
+    }
+
+    /// The replies of a batch that apply has reached, in the order of its commands; `None` for another process's
+    /// batch or one that was given up.
+    pub fn take(&self, origin: u64, sequence: u64, payload_bytes: usize) -> Option<Vec<Reply>> {
+        if origin != self.origin {
+            return None;
+        }
+        let replies = self.pending.lock().remove(&sequence)?;
+        self.done(payload_bytes, replies.len());
+        Some(replies)
+    }
+
+    /// Refuses everything from now on and tells whoever waits.
+    pub fn close(&self) {
+        let batches = {
+            let mut open = self.open.lock();
+            open.closed = true;
+            std::mem::take(&mut open.batches)
+        };
+        let pending = std::mem::take(&mut *self.pending.lock());
+        for reply in batches.into_iter().flat_map(|batch| batch.replies).chain(pending.into_values().flatten()) {
+            drop(reply.send(Err(Error::Stopped)));
+        }
+        self.work.notify_one();
+    }
+
+    /// Proposes batches until [`Batcher::close`]; one of these runs per member. Several batches are never under way at
+    /// once: the next one fills while the log writes this one.
+    pub async fn run(&self, raft: Raft) {
+        while let Some((sequence, proposal)) = self.next().await {
+            let bytes = proposal.bytes().len();
+            if let Err(error) = propose(&raft, proposal).await {
+                let Some(replies) = self.pending.lock().remove(&sequence) else { continue };
+                self.done(bytes, replies.len());
+                for reply in replies {
+                    drop(reply.send(Err(error.clone())));
+                }
+            }
+        }
+    }
+
+    async fn next(&self) -> Option<(u64, Proposal)> {
+        loop {
+            {
+                let mut open = self.open.lock();
+                if let Some(batch) = open.batches.pop_front() {
+                    open.sequence += 1;
+                    let sequence = open.sequence;
+                    drop(open);
+                    self.pending.lock().insert(sequence, batch.replies);
+                    return Some((sequence, Proposal::finish(batch.payload, sequence)));
+                }
+                if open.closed {
+                    return None;
+                }
+            }
+            self.work.notified().await;
+        }
+    }
+
+    fn done(&self, payload_bytes: usize, commands: usize) {
+        // The header and the format byte of a payload were never counted.
+        let bytes = payload_bytes.saturating_sub(PROPOSAL_HEADER_BYTES + 1);
+        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.waiting_commands.fetch_sub(commands, Ordering::Relaxed);
+    }
+}
+
+impl Open {
+    fn batch(&mut self, origin: u64) -> &mut Batch {
+        let full = self.batches.back().is_none_or(|batch| {
+            batch.payload.len() > BATCH_BYTES_MAX || batch.replies.len() >= BATCH_COMMANDS_MAX
+        });
+        if full {
+            let mut payload = BytesMut::with_capacity(4096);
+            Proposal::begin(origin, &mut payload);
+            Command::begin_batch(&mut payload);
+            self.batches.push_back(Batch { payload, replies: Vec::new() });
+        }
+        self.batches.back_mut().expect("a batch was just made sure of")
+    }
+}
+
+async fn propose(raft: &Raft, proposal: Proposal) -> Result<(), Error> {
+    loop {
+        match raft.client_write(proposal.clone()).await {
+            Ok(_) => return Ok(()),
+            // A stall of this process let the leader's own lease run out: nothing was appended, the next turn renews
+            // it. Never shown to clients.
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))
+                if forward.reason == ForwardReason::LeaseExpired =>
+            {
+                tokio::task::yield_now().await;
+            }
+            Err(error) => return Err(refused(&error)),
+        }
+    }
+}
+
+fn refused(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Error {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => match forward.leader_id {
+            // The leader changed under an entry that may or may not survive.
+            Some(_) => Error::LeaderChanged,
+            None => Error::NoLeader,
+        },
+        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => Error::LeaderChanged,
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => Error::Fatal(error.to_string()),
+        RaftError::APIError(error) => Error::Fatal(error.to_string()),
+        RaftError::Fatal(openraft::errors::Fatal::Stopped) => Error::Stopped,
+        RaftError::Fatal(error) => Error::Fatal(error.to_string()),
+    }
+}

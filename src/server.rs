@@ -1,0 +1,299 @@
+//! A member: opens storage, recovers the state, starts Raft, the lessor and the services, owns every task, and closes
+//! in reverse. `main` runs one; tests and programs that embed kelson start as many as they like, which never meet.
+
+mod dispatch;
+mod listen;
+mod pages;
+mod recover;
+mod services;
+mod workers;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch as channel;
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::config::{Address, Config, Url};
+use crate::metrics::Metrics;
+use crate::proto::etcdserverpb as pb;
+use crate::raft::types::MemberInfo;
+use crate::raft::{self, Identity, Node};
+use crate::state::Command;
+use crate::storage::data_dir::DataDir;
+use crate::watch::{self, Hub};
+use dispatch::Dispatch;
+use services::Assembly;
+use workers::{Worker, Workers};
+
+/// How long open connections may take to end at a shutdown before they are cut.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a member could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A thread, socket or runtime could not be had.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] crate::storage::data_dir::Error),
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] crate::storage::log::Error),
+    /// The checkpoint cannot be used.
+    #[error("checkpoint: {0}")]
+    Checkpoint(#[from] crate::storage::engine::Error),
+    /// What is on disk does not fit together.
+    #[error("{0}")]
+    Recovery(String),
+    /// Raft did not come up.
+    #[error("raft: {0}")]
+    Raft(#[from] raft::Error),
+    /// A listen address cannot be resolved.
+    #[error("listen on {url}: {reason}")]
+    Listen {
+        /// As it was given.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// A running member.
+pub struct Server {
+    endpoints: Vec<String>,
+    node: Arc<Node>,
+    hub: Arc<Hub>,
+    draining: channel::Sender<bool>,
+    accepting: Mutex<Vec<JoinHandle<()>>>,
+    assembly: Arc<Assembly>,
+    // Dropped in this order: first what serves, then what it serves from, last the lock on the directory.
+    workers: Arc<Workers>,
+    raft: Worker,
+    _data_dir: Option<DataDir>,
+}
+
+impl Server {
+    /// Starts a member and returns once it answers on its client ports.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is left running.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let clock = Clock::system();
+        let config = Arc::new(config);
+        let metrics = Arc::new(Metrics::new(&config));
+        let opened = {
+            let (config, metrics, clock) = (config.clone(), metrics.clone(), clock.clone());
+            tokio::task::spawn_blocking(move || recover::open(&config, &metrics, &clock)).await.map_err(io::Error::other)??
+        };
+        let identity = Arc::new(Identity::new(config.member_id(), config.cluster_id()));
+        metrics.set_member_id(identity.member_id);
+        let hub = {
+            let identity = identity.clone();
+            let options = watch::Options {
+                progress_interval: config.watch_progress_notify_interval,
+                fragment_bytes: config.max_request_bytes + (512 << 10),
+                ..watch::Options::default()
+            };
+            Arc::new(Hub::new(opened.store.clone(), move |revision| identity.header(revision), options))
+        };
+        let lessor = Arc::new(crate::lessor::Lessor::new(clock.clone(), crate::lessor::ttl_seconds_min(&config)));
+        let parts = raft::Parts {
+            identity,
+            log: opened.log,
+            recovered: opened.recovered,
+            store: opened.store,
+            mark: opened.mark,
+            hub: hub.clone(),
+            checkpoint: opened.checkpoint,
+            snapshots: opened.snapshots,
+            on_lease: {
+                let lessor = lessor.clone();
+                Box::new(move |change| lessor.on_change(change))
+            },
+        };
+        let raft = Worker::start("raft")?;
+        let node = {
+            let (options, origin) = (raft_options(&config), draw_origin()?);
+            raft.run(Node::start(options, origin, parts)).await??
+        };
+        let workers = Arc::new(Workers::start(io_threads(&config))?);
+        let assembly = Arc::new(Assembly::new(&config, &clock, &metrics, &node, &hub, &lessor, raft.handle()));
+        let (draining, _) = channel::channel(false);
+        let mut server = Self {
+            endpoints: Vec::new(),
+            node,
+            hub,
+            draining,
+            accepting: Mutex::default(),
+            assembly,
+            workers,
+            raft,
+            _data_dir: opened.data_dir,
+        };
+        server.listen(&config)?;
+        server.publish(&config).await?;
+        Ok(server)
+    }
+
+    fn listen(&mut self, config: &Config) -> Result<(), Error> {
+        let options = listen::Options {
+            max_concurrent_streams: config.max_concurrent_streams,
+            keepalive_interval: config.grpc_keepalive_interval,
+            keepalive_timeout: config.grpc_keepalive_timeout,
+            reuse_port: config.socket_reuse_port,
+        };
+        let split = !config.listen_client_http_urls.is_empty();
+        let pages = self.assembly.client_pages();
+        let client = Dispatch { services: Some(self.assembly.services()), pages: (!split).then(|| pages.clone()) };
+        let only_pages = Dispatch { services: None, pages: Some(pages) };
+        let metrics = Dispatch { services: None, pages: Some(self.assembly.metrics_pages()) };
+        let lists = [
+            (&config.listen_client_urls, client),
+            (&config.listen_client_http_urls, only_pages),
+            (&config.listen_metrics_urls, metrics),
+        ];
+        for (place, (urls, handler)) in lists.into_iter().enumerate() {
+            for url in urls {
+                let listener = listen::bind(address(url)?, &options)?;
+                let bound = listener.local_addr()?;
+                tracing::info!(%url, address = %bound, "listening");
+                if place == 0 {
+                    self.endpoints.push(format!("http://{bound}"));
+                }
+                let accept = listen::accept(
+                    listener,
+                    self.workers.clone(),
+                    handler.clone(),
+                    options.clone(),
+                    self.draining.subscribe(),
+                );
+                let task = self.workers.next().spawn(async move {
+                    if let Err(error) = accept.await {
+                        tracing::error!(%error, "listener ended");
+                    }
+                });
+                self.accepting.lock().push(task);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the cluster this member's name and client URLs, if it does not know them yet.
+    async fn publish(&self, config: &Config) -> Result<(), Error> {
+        let ports_chosen_here = config.listen_client_urls.iter().any(|url| url.port() == Some(0));
+        let client_ur_ls = if ports_chosen_here {
+            self.endpoints.clone()
+        } else {
+            config.advertise_client_urls.iter().map(ToString::to_string).collect()
+        };
+        let id = self.node.status().member_id;
+        let member = pb::Member { id, name: config.name.clone(), client_ur_ls, ..pb::Member::default() };
+        let known = self.node.store().members().iter().any(|known| {
+            known.id == id && known.name == member.name && known.client_ur_ls == member.client_ur_ls
+        });
+        if !known {
+            self.node.propose(Command::Publish(member)).await?;
+        }
+        Ok(())
+    }
+
+    /// A URL that a client on this machine can use.
+    pub fn client_endpoint(&self) -> String {
+        self.endpoints.first().cloned().unwrap_or_default()
+    }
+
+    /// All client URLs.
+    pub fn client_endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    /// The member's Raft node, for programs that embed it.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Returns when the member has failed by itself, with the reason: a disk that refused, most of all. The process, or
+    /// whoever embeds it, must then let go of it; what it acknowledged is safe.
+    pub async fn failed(&self) -> String {
+        self.node.failed().await
+    }
+
+    /// Stops gracefully: refuses new connections, ends watches, lets calls finish, brings the checkpoint up to date.
+    pub async fn shutdown(self) {
+        self.draining.send_replace(true);
+        self.assembly.stop();
+        self.hub.close(tonic::Status::unavailable("etcdserver: server stopped"));
+        let accepting = std::mem::take(&mut *self.accepting.lock());
+        let drained = async {
+            for task in accepting {
+                if let Err(error) = task.await {
+                    tracing::debug!(%error, "listener did not end cleanly");
+                }
+            }
+            self.workers.idle().await;
+        };
+        if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+            tracing::info!("cutting connections that did not end by themselves");
+        }
+        let node = self.node.clone();
+        if let Err(error) = self.raft.run(async move { node.shutdown().await }).await {
+            tracing::warn!(%error, "raft did not end cleanly");
+        }
+        tracing::info!("stopped");
+        // Joining threads blocks.
+        if tokio::task::spawn_blocking(move || drop(self)).await.is_err() {
+            tracing::warn!("a thread panicked at the end");
+        }
+    }
+
+    /// Ends at once, as a killed process does: nothing is flushed, drained or told. For tests.
+    pub fn kill(self) {
+        drop(self);
+    }
+}
+
+fn raft_options(config: &Config) -> raft::Options {
+    let initial_members: BTreeMap<u64, MemberInfo> = config
+        .initial_cluster
+        .values()
+        .map(|urls| {
+            let id = crate::config::ids::member_id(urls, &config.initial_cluster_token, None);
+            (id, MemberInfo { peer_urls: urls.iter().map(ToString::to_string).collect() })
+        })
+        .collect();
+    raft::Options {
+        initial_members,
+        heartbeat_interval_ms: config.heartbeat_interval_ms,
+        election_timeout_ms: config.election_timeout_ms,
+        snapshot_count: config.snapshot_count,
+        snapshot_catchup_entries: config.snapshot_catchup_entries,
+        max_request_bytes: config.max_request_bytes,
+    }
+}
+
+fn draw_origin() -> Result<u64, Error> {
+    getrandom::u64().map_err(|error| Error::Io(io::Error::other(error.to_string())))
+}
+
+fn io_threads(config: &Config) -> usize {
+    match config.io_threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
+}
+
+/// The socket address of a listen URL.
+fn address(url: &Url) -> Result<SocketAddr, Error> {
+    let failed = |reason: String| Error::Listen { url: url.to_string(), reason };
+    match url.listen_address().map_err(failed)? {
+        Address::Tcp(address) => Ok(address),
+        Address::Unix(path) => Err(failed(format!("unix sockets ({}) are not served yet; use an IP address", path.display()))),
+    }
+}

@@ -1,0 +1,153 @@
+//! Listening sockets and the connections on them: HTTP/2 for gRPC and HTTP/1.1 for pages, told apart by their first
+//! bytes, on one port.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch as channel;
+use tonic::body::Body;
+
+use super::workers::Workers;
+
+/// Connections waiting to be accepted, as Go's default.
+const BACKLOG: i32 = 4096;
+/// Flow-control windows: a stream may have this much under way, a connection so much in all. Large enough that a page
+/// or a snapshot does not wait for the client's window at every 64 KiB.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Bytes of answers that HTTP/2 may buffer for one stream beyond its window.
+const SEND_BUFFER_BYTES: usize = 1 << 20;
+/// Bytes of a request's headers.
+const HEADER_BYTES_MAX: u32 = 64 << 10;
+/// Pause after an accept that failed for want of file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Handles one request; cloned per connection.
+pub trait Handler: Clone + Send + Sync + 'static {
+    /// Answers.
+    fn call(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send + use<Self>;
+}
+
+/// How connections are served.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `--max-concurrent-streams`.
+    pub max_concurrent_streams: u32,
+    /// `--grpc-keepalive-interval`; zero is never.
+    pub keepalive_interval: Duration,
+    /// `--grpc-keepalive-timeout`.
+    pub keepalive_timeout: Duration,
+    /// `--socket-reuse-port`.
+    pub reuse_port: bool,
+}
+
+/// Binds a listener.
+///
+/// # Errors
+/// The system's, with the address.
+pub fn bind(address: SocketAddr, options: &Options) -> io::Result<std::net::TcpListener> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("listen on {address}: {error}"));
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(named)?;
+    // As Go does for every listener, whatever --socket-reuse-address says: a restart need not wait for the old
+    // connections to time out.
+    socket.set_reuse_address(true).map_err(named)?;
+    if options.reuse_port {
+        socket.set_reuse_port(true).map_err(named)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(false).map_err(named)?;
+    }
+    socket.bind(&address.into()).map_err(named)?;
+    socket.listen(BACKLOG).map_err(named)?;
+    socket.set_nonblocking(true).map_err(named)?;
+    Ok(socket.into())
+}
+
+/// Accepts connections until `draining` turns true, and serves each on the worker whose turn it is.
+///
+/// # Errors
+/// When the listener cannot be given to the runtime.
+pub async fn accept<H: Handler>(
+    listener: std::net::TcpListener,
+    workers: Arc<Workers>,
+    handler: H,
+    options: Options,
+    mut draining: channel::Receiver<bool>,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = draining.wait_for(|&draining| draining) => return Ok(()),
+        };
+        match accepted.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) => {
+                let (handler, options, draining) = (handler.clone(), options.clone(), draining.clone());
+                let open = workers.opened();
+                workers.next().spawn(async move {
+                    let _open = open;
+                    match TcpStream::from_std(stream) {
+                        Ok(stream) => serve(stream, handler, &options, draining).await,
+                        Err(error) => tracing::warn!(%error, "connection could not be taken over"),
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+async fn serve<H: Handler>(
+    stream: TcpStream,
+    handler: H,
+    options: &Options,
+    mut draining: channel::Receiver<bool>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(options.max_concurrent_streams)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .keep_alive_timeout(options.keepalive_timeout);
+    if !options.keepalive_interval.is_zero() {
+        builder.http2().keep_alive_interval(options.keepalive_interval);
+    }
+    builder.http1().timer(TokioTimer::new());
+    let service = hyper::service::service_fn(move |request| {
+        let answer = handler.call(request);
+        answer.map(Ok::<_, Infallible>)
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let drain = async move { draining.wait_for(|&draining| draining).await.is_ok() };
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        _ = drain => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection ended");
+    }
+}

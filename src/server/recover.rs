@@ -1,0 +1,193 @@
+//! What a member finds on its disk at its start: log, checkpoint, snapshot file, and how they fit together.
+//!
+//! The checkpoint is preferred, being the newest; if it will not open or does not fit the log it is set aside and the
+//! snapshot file takes its place; what neither holds is replayed from the log. The log is never thrown away.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use super::Error;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::raft::apply::Mark;
+use crate::raft::checkpoint::{self, Checkpoint, Loaded};
+use crate::raft::log_store::LogStore;
+use crate::raft::snapshot::Snapshots;
+use crate::state::Store;
+use crate::storage::data_dir::DataDir;
+use crate::storage::engine::Engine;
+use crate::storage::fs::{Disk, RealDisk, SimDisk};
+use crate::storage::log::{Log, LogOptions, Recovered};
+use crate::storage::sled::{SledConfig, SledEngine};
+
+/// Pages of the checkpoint that are kept in memory when read.
+const CHECKPOINT_CACHE_BYTES: usize = 32 << 20;
+/// The checkpoint must open, load and pass its checks within this, else it is rebuilt.
+const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(300);
+
+/// Everything a node starts with.
+pub struct Opened {
+    /// Held until the member has ended; `None` in memory.
+    pub data_dir: Option<DataDir>,
+    /// The Raft log.
+    pub log: Arc<Log>,
+    /// What it holds.
+    pub recovered: Recovered,
+    /// The state at `mark`.
+    pub store: Arc<Store>,
+    /// How far the log is applied to it.
+    pub mark: Mark,
+    /// The checkpoint, not yet running.
+    pub checkpoint: Checkpoint,
+    /// The snapshot files.
+    pub snapshots: Snapshots,
+}
+
+/// Opens a member's files; blocks for as long as that takes.
+///
+/// # Errors
+/// [`Error`] naming the file and the way out.
+pub fn open(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Opened, Error> {
+    match &config.data_dir {
+        Some(dir) => open_dir(config, dir, metrics, clock),
+        None => open_memory(config, metrics, clock),
+    }
+}
+
+fn log_options(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> LogOptions {
+    let metrics = metrics.clone();
+    let base =
+        if config.data_dir.is_some() { LogOptions::new(clock.clone()) } else { LogOptions::in_memory(clock.clone()) };
+    LogOptions {
+        unsafe_no_fsync: config.unsafe_no_fsync,
+        observe_fsync: Some(Arc::new(move |took: Duration| {
+            metrics.disk.wal_fsync_seconds.observe(took.as_secs_f64());
+        })),
+        ..base
+    }
+}
+
+fn open_memory(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Opened, Error> {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+    let (log, recovered) = Log::open(disk, Path::new("/log"), log_options(config, metrics, clock))?;
+    let store = Arc::new(Store::new());
+    let mark = Mark::default();
+    let checkpoint = Checkpoint::memory_only(&store, clock.clone());
+    Ok(Opened {
+        data_dir: None,
+        log: Arc::new(log),
+        recovered,
+        store,
+        mark,
+        checkpoint,
+        snapshots: Snapshots::memory_only(),
+    })
+}
+
+fn open_dir(config: &Config, dir: &Path, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Opened, Error> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let mut data_dir = DataDir::open(disk.clone(), dir, config.wal_dir.as_deref())?;
+    let options = LogOptions { must_exist: !data_dir.is_new(), ..log_options(config, metrics, clock) };
+    let (log, recovered) = Log::open(disk.clone(), data_dir.log_dir(), options)?;
+    let log = Arc::new(log);
+    // Only for its reading of the marks; the node makes its own.
+    let marks = LogStore::new(log.clone(), &recovered).map_err(|error| Error::Recovery(error.to_string()))?;
+    let span = Span { purged: marks.purged().map_or(0, |id| id.index), last: marks.last_index() };
+    let snapshots = Snapshots::open(disk, data_dir.state_dir().join("snapshot"))?;
+    let (engine, loaded) = open_checkpoint(&data_dir.state_dir().join("checkpoint"), span)?;
+    let loaded = match loaded {
+        Some(loaded) => {
+            snapshots.recall()?;
+            Some(loaded)
+        }
+        None => from_snapshot(&snapshots, span)?,
+    };
+    data_dir.seal()?;
+    let fresh = engine.as_ref().is_none_or(|(_, fresh)| *fresh);
+    let Loaded { store, mark } = loaded.unwrap_or_else(|| Loaded { store: Store::new(), mark: Mark::default() });
+    if span.purged > mark.log_id.map_or(0, |id| id.index) {
+        return Err(Error::Recovery(format!(
+            "the log in {} begins behind entry {}, but neither checkpoint nor snapshot reaches that far; restore this \
+             member from a backup, or remove it from the cluster and add it anew",
+            data_dir.log_dir().display(),
+            span.purged
+        )));
+    }
+    tracing::info!(
+        revision = store.revision(),
+        applied_index = mark.log_id.map_or(0, |id| id.index),
+        last_index = span.last,
+        "state recovered"
+    );
+    let store = Arc::new(store);
+    let checkpoint_dir = data_dir.state_dir().join("checkpoint");
+    let reopen = Box::new(move || {
+        let engine = SledEngine::open(sled_config(&checkpoint_dir))?;
+        Ok(Box::new(engine) as Box<dyn Engine>)
+    });
+    let flush_metrics = metrics.clone();
+    let checkpoint = Checkpoint::new(
+        engine.map(|(engine, _)| engine),
+        reopen,
+        if fresh { None } else { Some(&mark) },
+        &store,
+        clock.clone(),
+        Box::new(move |took| flush_metrics.disk.backend_commit_seconds.observe(took.as_secs_f64())),
+    );
+    Ok(Opened { data_dir: Some(data_dir), log, recovered, store, mark, checkpoint, snapshots })
+}
+
+/// The entries that the log speaks of.
+#[derive(Clone, Copy)]
+struct Span {
+    purged: u64,
+    last: u64,
+}
+
+impl Span {
+    /// Whether a state at `mark` can be continued with this log.
+    fn fits(self, mark: &Mark) -> Result<(), String> {
+        let applied = mark.log_id.map_or(0, |id| id.index);
+        if applied < self.purged {
+            return Err(format!("it ends at entry {applied}, the log begins behind entry {}", self.purged));
+        }
+        // A restored member begins with a snapshot and no log at all.
+        if applied > self.last && self.last > 0 {
+            return Err(format!("it has applied entry {applied}, the log ends at entry {}", self.last));
+        }
+        Ok(())
+    }
+}
+
+type OpenedEngine = (Box<dyn Engine>, bool);
+
+fn open_checkpoint(dir: &Path, span: Span) -> Result<(Option<OpenedEngine>, Option<Loaded>), Error> {
+    if !dir.exists() {
+        // Made by the checkpoint thread: nothing need wait for it.
+        return Ok((None, None));
+    }
+    let (sender, loaded) = sync_channel(1);
+    let (engine, aside) = SledEngine::open_or_set_aside(sled_config(dir), move |engine| {
+        let loaded = checkpoint::load(engine).map_err(|error| error.to_string())?;
+        if let Some(loaded) = &loaded {
+            span.fits(&loaded.mark)?;
+        }
+        sender.send(loaded).map_err(|error| error.to_string())
+    })?;
+    let loaded = if aside.is_none() { loaded.recv().ok().flatten() } else { None };
+    let fresh = loaded.is_none();
+    Ok((Some((Box::new(engine), fresh)), loaded))
+}
+
+fn sled_config(dir: &Path) -> SledConfig {
+    SledConfig { dir: PathBuf::from(dir), cache_bytes: CHECKPOINT_CACHE_BYTES, open_deadline: CHECKPOINT_DEADLINE }
+}
+
+fn from_snapshot(snapshots: &Snapshots, span: Span) -> Result<Option<Loaded>, Error> {
+    let Some(loaded) = snapshots.load()? else { return Ok(None) };
+    span.fits(&loaded.mark).map_err(|reason| Error::Recovery(format!("the snapshot file does not fit the log: {reason}")))?;
+    Ok(Some(loaded))
+}

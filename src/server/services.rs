@@ -1,0 +1,286 @@
+//! The services put together over one node: which gRPC service answers which path, counted by method and code, and
+//! the tasks that run beside them.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ::http::{HeaderMap, Request, Response};
+use http_body::Frame;
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch as channel;
+use tokio::task::JoinHandle;
+use tonic::Code;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic_health::pb::health_server::HealthServer;
+
+use super::dispatch::{Answer, Pages, Services, service_name};
+use super::pages;
+use crate::clock::Clock;
+use crate::compactor::Compactor;
+use crate::config::Config;
+use crate::http;
+use crate::lessor::Lessor;
+use crate::metrics::{GrpcMethod, Metrics};
+use crate::proto::etcdserverpb as pb;
+use crate::raft::Node;
+use crate::rpc::maintenance::DiskBytes;
+use crate::rpc::maintenance::snapshot::{Copy, SnapshotSource};
+use crate::rpc::{self, Limits};
+use crate::watch::Hub;
+
+/// The services and their tasks.
+pub struct Assembly {
+    grpc: Arc<Grpc>,
+    client_pages: Arc<http::Pages>,
+    metrics_pages: Arc<http::Pages>,
+    serving: channel::Sender<bool>,
+    // Guards the handles until they are stopped.
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Grpc {
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    kv: pb::kv_server::KvServer<rpc::kv::Kv>,
+    watch: pb::watch_server::WatchServer<rpc::watch::WatchService>,
+    lease: pb::lease_server::LeaseServer<rpc::lease::Lease>,
+    cluster: pb::cluster_server::ClusterServer<rpc::cluster::Cluster>,
+    maintenance: pb::maintenance_server::MaintenanceServer<rpc::maintenance::Maintenance>,
+    health: HealthServer<rpc::health::Health>,
+    reflection: Box<dyn Fn(Request<Incoming>) -> Answer + Send + Sync>,
+}
+
+impl Assembly {
+    /// Makes the services of a running node and starts the tasks beside them on `raft`'s runtime.
+    pub fn new(
+        config: &Arc<Config>,
+        clock: &Clock,
+        metrics: &Arc<Metrics>,
+        node: &Arc<Node>,
+        hub: &Arc<Hub>,
+        lessor: &Arc<Lessor>,
+        raft: &Handle,
+    ) -> Self {
+        let limits = Limits::from(&**config);
+        let message_bytes_max = limits.message_bytes_max();
+        let quota = Arc::new(rpc::quota::Quota::new(node.clone(), limits.quota_bytes));
+        let (serving, served) = channel::channel(true);
+        let kv = rpc::kv::Kv::new(node.clone(), quota.clone(), limits);
+        let lease = rpc::lease::Lease::new(node.clone(), lessor.clone(), quota, limits);
+        let maintenance =
+            rpc::maintenance::Maintenance::new(node.clone(), limits, snapshot_source(node), disk_bytes(node));
+        macro_rules! sized {
+            ($server:expr) => {
+                $server.max_decoding_message_size(message_bytes_max).max_encoding_message_size(usize::MAX)
+            };
+        }
+        let grpc = Grpc {
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+            kv: sized!(pb::kv_server::KvServer::new(kv)),
+            watch: sized!(pb::watch_server::WatchServer::new(rpc::watch::WatchService::new(hub.clone()))),
+            lease: sized!(pb::lease_server::LeaseServer::new(lease)),
+            cluster: sized!(pb::cluster_server::ClusterServer::new(rpc::cluster::Cluster::new(node.clone()))),
+            maintenance: sized!(pb::maintenance_server::MaintenanceServer::new(maintenance)),
+            health: HealthServer::new(rpc::health::Health::new(served)),
+            reflection: reflection(),
+        };
+        lessor.promote(Duration::from_millis(config.election_timeout_ms), || node.store().leases());
+        let expiry = {
+            let (lessor, node) = (lessor.clone(), node.clone());
+            raft.spawn(async move { match lessor.run(&node).await {} })
+        };
+        let mut tasks = vec![expiry];
+        if let Some(compactor) = Compactor::new(config.auto_compaction, clock.now()) {
+            let (node, clock) = (node.clone(), clock.clone());
+            tasks.push(raft.spawn(async move { match compactor.run(&node, &clock).await {} }));
+        }
+        pages::mirror(metrics, node, hub);
+        let probe = Arc::new(pages::NodeProbe(node.clone()));
+        Self {
+            grpc: Arc::new(grpc),
+            client_pages: Arc::new(http::Pages::for_clients(config, probe.clone(), metrics.clone())),
+            metrics_pages: Arc::new(http::Pages::for_metrics(probe, metrics.clone())),
+            serving,
+            tasks: Mutex::new(tasks),
+        }
+    }
+
+    /// The gRPC services.
+    pub fn services(&self) -> Arc<dyn Services> {
+        self.grpc.clone()
+    }
+
+    /// The HTTP pages on the clients' ports.
+    pub fn client_pages(&self) -> Arc<dyn Pages> {
+        Arc::new(self.client_pages.clone())
+    }
+
+    /// The HTTP pages on `--listen-metrics-urls`.
+    pub fn metrics_pages(&self) -> Arc<dyn Pages> {
+        Arc::new(self.metrics_pages.clone())
+    }
+
+    /// Reports not serving from now on and ends the tasks.
+    pub fn stop(&self) {
+        self.serving.send_replace(false);
+        for task in std::mem::take(&mut *self.tasks.lock()) {
+            task.abort();
+        }
+    }
+}
+
+/// What `Maintenance.Snapshot` sends: the state written to a file of no name, which goes with its last reader.
+fn snapshot_source(node: &Arc<Node>) -> SnapshotSource {
+    let node = node.clone();
+    Arc::new(move || {
+        let file = node.snapshot_file().map_err(|error| error.to_string())?;
+        Ok(Copy { bytes: file.bytes, reader: Box::new(file.reader) })
+    })
+}
+
+fn disk_bytes(node: &Arc<Node>) -> DiskBytes {
+    let node = node.clone();
+    Arc::new(move || node.checkpoint().size_on_disk())
+}
+
+impl Drop for Assembly {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Services for Grpc {
+    fn call(&self, request: Request<Incoming>) -> Result<Answer, Request<Incoming>> {
+        let path = request.uri().path();
+        let call = self.metrics.grpc.method(path).map(|method| {
+            method.started.inc();
+            Call {
+                method: method.clone(),
+                clock: self.clock.clone(),
+                started: self.clock.now(),
+                streams: STREAMS.contains(&path),
+            }
+        });
+        Ok(match service_name(request.uri().path()) {
+            "etcdserverpb.KV" => serve(&self.kv, request, call),
+            "etcdserverpb.Watch" => serve(&self.watch, request, call),
+            "etcdserverpb.Lease" => serve(&self.lease, request, call),
+            "etcdserverpb.Cluster" => serve(&self.cluster, request, call),
+            "etcdserverpb.Maintenance" => serve(&self.maintenance, request, call),
+            "grpc.health.v1.Health" => serve(&self.health, request, call),
+            "grpc.reflection.v1.ServerReflection" => (self.reflection)(request),
+            _ => return Err(request),
+        })
+    }
+}
+
+/// The methods that answer with a stream, whose code comes last.
+const STREAMS: [&str; 5] = [
+    "/etcdserverpb.Watch/Watch",
+    "/etcdserverpb.KV/RangeStream",
+    "/etcdserverpb.Lease/LeaseKeepAlive",
+    "/etcdserverpb.Maintenance/Snapshot",
+    "/grpc.health.v1.Health/Watch",
+];
+
+/// A call being counted.
+struct Call {
+    method: Arc<GrpcMethod>,
+    clock: Clock,
+    started: Duration,
+    streams: bool,
+}
+
+impl Call {
+    fn end(&self, code: Code) {
+        self.method.handled(code, self.clock.now().saturating_sub(self.started));
+    }
+}
+
+fn serve<S>(service: &S, request: Request<Incoming>, call: Option<Call>) -> Answer
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone,
+    S::Future: Send + 'static,
+{
+    let answer = service.clone().call(request);
+    Box::pin(async move {
+        let Ok(mut response) = answer.await;
+        rpc::size_limit::reword_head(response.headers_mut());
+        let Some(call) = call else { return response };
+        if call.streams && !response.headers().contains_key("grpc-status") {
+            return response.map(|body| Body::new(Counted { body, call: Some(call) }));
+        }
+        // A unary answer has its code in the head when it is a refusal; else it is well.
+        call.method.received.inc();
+        match response.headers().get("grpc-status") {
+            Some(code) => call.end(Code::from_bytes(code.as_bytes())),
+            None => {
+                call.method.sent.inc();
+                call.end(Code::Ok);
+            }
+        }
+        response
+    })
+}
+
+fn reflection() -> Box<dyn Fn(Request<Incoming>) -> Answer + Send + Sync> {
+    let service = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(crate::proto::DESCRIPTORS)
+        .build_v1()
+        .expect("build.rs encoded the descriptors");
+    Box::new(move |request| serve(&service, request, None))
+}
+
+fn code(headers: &HeaderMap) -> Code {
+    headers.get("grpc-status").map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()))
+}
+
+/// The body of an answer; counts its end, by the trailers' code or as cancelled when the client went away.
+struct Counted {
+    body: Body,
+    call: Option<Call>,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+            && let Some(call) = self.call.take()
+        {
+            let code = code(trailers);
+            if code == Code::Ok {
+                call.method.sent.inc();
+            }
+            call.end(code);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            call.end(Code::Cancelled);
+        }
+    }
+}
