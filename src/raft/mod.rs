@@ -9,6 +9,8 @@ pub mod error;
 pub mod log_store;
 pub mod network;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 pub mod types;
 
 use std::collections::BTreeMap;
