@@ -72,6 +72,7 @@ fn log_options(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> LogOpt
 
 fn open_memory(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Opened, Error> {
     let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+    disk.create_dir_all(Path::new("/log"))?;
     let (log, recovered) = Log::open(disk, Path::new("/log"), log_options(config, metrics, clock))?;
     let store = Arc::new(Store::new());
     let mark = Mark::default();
