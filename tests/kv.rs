@@ -237,8 +237,9 @@ async fn the_transactions_of_kubernetes_work() {
 async fn operations_of_a_transaction_see_each_other_and_share_a_revision() {
     let member = Member::start().await;
     member.put("old", "").await;
+    // All compares, nested ones too, are of the state before the transaction.
     let nested = pb::TxnRequest {
-        compare: vec![unchanged_since("a", 3)],
+        compare: vec![unchanged_since("a", 0)],
         success: vec![put_op("b", "2")],
         failure: vec![put_op("b", "no")],
     };

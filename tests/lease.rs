@@ -4,8 +4,7 @@ mod common;
 
 use common::*;
 use kelson::proto::etcdserverpb as pb;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Streaming};
+use tonic::Code;
 
 async fn grant(member: &Member, id: i64, ttl: i64) -> pb::LeaseGrantResponse {
     member.lease().lease_grant(pb::LeaseGrantRequest { ttl, id }).await.unwrap().into_inner()
@@ -25,21 +24,17 @@ async fn leases(member: &Member) -> Vec<i64> {
 }
 
 /// A stream of renewals: send ids, get answers.
-struct KeepAlive {
-    send: tokio::sync::mpsc::Sender<pb::LeaseKeepAliveRequest>,
-    answers: Streaming<pb::LeaseKeepAliveResponse>,
-}
+struct KeepAlive(Duplex<pb::LeaseKeepAliveRequest, pb::LeaseKeepAliveResponse>);
 
 impl KeepAlive {
-    async fn open(member: &Member) -> Self {
-        let (send, requests) = tokio::sync::mpsc::channel(16);
-        let answers = member.lease().lease_keep_alive(ReceiverStream::new(requests)).await.unwrap().into_inner();
-        Self { send, answers }
+    fn open(member: &Member) -> Self {
+        let mut client = member.lease();
+        Self(Duplex::open(|requests| async move { client.lease_keep_alive(requests).await }))
     }
 
     async fn renew(&mut self, id: i64) -> (i64, i64) {
-        self.send.send(pb::LeaseKeepAliveRequest { id }).await.unwrap();
-        let answer = self.answers.message().await.unwrap().expect("an answer");
+        self.0.send(pb::LeaseKeepAliveRequest { id }).await;
+        let answer = self.0.next().await.expect("an answer").unwrap();
         assert!(answer.header.is_some());
         (answer.id, answer.ttl)
     }
@@ -103,13 +98,12 @@ async fn one_stream_renews_many_leases() {
     let member = Member::start().await;
     grant(&member, 7, 1000).await;
     grant(&member, 8, 2000).await;
-    let mut renewals = KeepAlive::open(&member).await;
+    let mut renewals = KeepAlive::open(&member);
     assert_eq!(renewals.renew(7).await, (7, 1000));
     assert_eq!(renewals.renew(8).await, (8, 2000));
     assert_eq!(renewals.renew(9).await, (9, 0), "no such lease, and no error");
     assert_eq!(renewals.renew(7).await, (7, 1000));
-    drop(renewals.send);
-    assert!(renewals.answers.message().await.unwrap().is_none(), "the stream ends well with the client's half");
+    assert!(renewals.0.finish().await.is_empty(), "the stream ends well with the client's half");
 }
 
 #[tokio::test]
@@ -129,7 +123,7 @@ async fn an_expired_lease_deletes_its_keys_and_a_renewed_one_does_not() {
     grant(&member, 2, 2).await;
     put_leased(&member, "short", 1).await;
     put_leased(&member, "renewed", 2).await;
-    let mut renewals = KeepAlive::open(&member).await;
+    let mut renewals = KeepAlive::open(&member);
     let gone = async {
         until("the key of the short lease goes", async || member.get("short").await.is_none()).await;
     };
@@ -145,7 +139,7 @@ async fn an_expired_lease_deletes_its_keys_and_a_renewed_one_does_not() {
     }
     assert_eq!(leases(&member).await, [2]);
     assert_eq!(time_to_live(&member, 1).await.ttl, -1);
-    assert_eq!(renewals.renew(1).await, (1, 0));
+    assert_eq!(KeepAlive::open(&member).renew(1).await, (1, 0));
     assert_eq!(member.get("renewed").await.as_deref(), Some("v"));
 }
 

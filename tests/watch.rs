@@ -6,29 +6,21 @@ use common::*;
 use kelson::proto::etcdserverpb as pb;
 use pb::watch_create_request::FilterType;
 use pb::watch_request::RequestUnion;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 
-struct Stream {
-    send: mpsc::Sender<pb::WatchRequest>,
-    answers: Streaming<pb::WatchResponse>,
-}
+struct Stream(Duplex<pb::WatchRequest, pb::WatchResponse>);
 
 impl Stream {
-    async fn open(member: &Member) -> Self {
-        let (send, requests) = mpsc::channel(16);
-        let answers = member.watch().watch(ReceiverStream::new(requests)).await.unwrap().into_inner();
-        Self { send, answers }
+    fn open(member: &Member) -> Self {
+        let mut client = member.watch();
+        Self(Duplex::open(|requests| async move { client.watch(requests).await }))
     }
 
     async fn ask(&self, request: RequestUnion) {
-        self.send.send(pb::WatchRequest { request_union: Some(request) }).await.unwrap();
+        self.0.send(pb::WatchRequest { request_union: Some(request) }).await;
     }
 
     async fn next(&mut self) -> pb::WatchResponse {
-        let answer = tokio::time::timeout(PATIENCE, self.answers.message()).await.expect("an answer in time");
-        answer.unwrap().expect("the stream goes on")
+        self.0.next().await.expect("the stream goes on").unwrap()
     }
 
     /// Starts a watch and takes its first answer.
@@ -62,7 +54,7 @@ fn line(text: &str, revision: i64) -> (String, i64) {
 #[tokio::test]
 async fn a_watch_tells_the_changes_of_its_range_in_order() {
     let member = Member::start().await;
-    let mut stream = Stream::open(&member).await;
+    let mut stream = Stream::open(&member);
     stream.create(watch("k", "l")).await;
     member.put("k1", "a").await;
     member.put("other", "x").await;
@@ -79,7 +71,7 @@ async fn the_past_is_told_before_the_present_without_gap_or_repetition() {
     for i in 2..=200 {
         member.put("k", &i.to_string()).await;
     }
-    let mut stream = Stream::open(&member).await;
+    let mut stream = Stream::open(&member);
     stream.create(pb::WatchCreateRequest { start_revision: 50, ..watch("k", "") }).await;
     let writing = async {
         for i in 201..=300 {
@@ -94,7 +86,7 @@ async fn the_past_is_told_before_the_present_without_gap_or_repetition() {
 #[tokio::test]
 async fn previous_values_come_with_changes_and_deletions() {
     let member = Member::start().await;
-    let mut stream = Stream::open(&member).await;
+    let mut stream = Stream::open(&member);
     stream.create(pb::WatchCreateRequest { prev_kv: true, ..watch("k", "") }).await;
     member.put("k", "1").await;
     member.put("k", "2").await;
@@ -110,7 +102,7 @@ async fn previous_values_come_with_changes_and_deletions() {
 #[tokio::test]
 async fn filters_leave_out_puts_or_deletions() {
     let member = Member::start().await;
-    let mut stream = Stream::open(&member).await;
+    let mut stream = Stream::open(&member);
     let only_deletions = pb::WatchCreateRequest { filters: vec![FilterType::Noput.into()], ..watch("k", "") };
     stream.create(only_deletions).await;
     member.put("k", "1").await;
@@ -125,7 +117,7 @@ async fn a_watch_that_starts_in_the_compacted_past_is_canceled() {
         member.put("k", "").await;
     }
     member.kv().compact(pb::CompactionRequest { revision: 5, physical: true }).await.unwrap();
-    let mut stream = Stream::open(&member).await;
+    let mut stream = Stream::open(&member);
     let id = stream.create(pb::WatchCreateRequest { start_revision: 3, ..watch("k", "") }).await;
     let canceled = stream.next().await;
     assert_eq!((canceled.watch_id, canceled.canceled, canceled.compact_revision), (id, true, 5));
@@ -137,7 +129,7 @@ async fn a_watch_that_starts_in_the_compacted_past_is_canceled() {
 #[tokio::test]
 async fn watches_of_a_stream_are_told_apart_and_canceled_alone() {
     let member = Member::start().await;
-    let mut stream = Stream::open(&member).await;
+    let mut stream = Stream::open(&member);
     let first = stream.create(watch("a", "")).await;
     let second = stream.create(watch("a", "")).await;
     assert_ne!(first, second);
@@ -152,7 +144,7 @@ async fn watches_of_a_stream_are_told_apart_and_canceled_alone() {
 #[tokio::test]
 async fn progress_is_told_when_everything_before_it_was() {
     let member = Member::start().await;
-    let mut stream = Stream::open(&member).await;
+    let mut stream = Stream::open(&member);
     stream.create(watch("k", "l")).await;
     for i in 0..20 {
         member.put(&format!("k{i}"), "").await;
@@ -177,7 +169,7 @@ async fn progress_is_told_when_everything_before_it_was() {
 #[tokio::test]
 async fn a_lease_that_ends_is_told_as_deletions_of_one_revision() {
     let member = Member::start().await;
-    let mut stream = Stream::open(&member).await;
+    let mut stream = Stream::open(&member);
     stream.create(watch("k", "l")).await;
     member.lease().lease_grant(pb::LeaseGrantRequest { ttl: 600, id: 7 }).await.unwrap();
     for key in ["k2", "k1"] {

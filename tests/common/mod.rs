@@ -17,8 +17,10 @@ use pb::lease_client::LeaseClient;
 use pb::maintenance_client::MaintenanceClient;
 use pb::request_op::Request;
 use pb::watch_client::WatchClient;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status, Streaming};
 
 /// Longer than anything here takes on a busy machine; only a failing test waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -240,6 +242,56 @@ pub fn event(event: &mvccpb::Event) -> (String, i64) {
         mvccpb::event::EventType::Delete => format!("DELETE {}", text(kv.key())),
     };
     (line, kv.mod_revision())
+}
+
+/// A stream of requests and answers. etcd sends the head of its answer only with the first message, so that waiting for
+/// it must not hold up the first request: a task of its own waits.
+pub struct Duplex<Q, A> {
+    requests: mpsc::Sender<Q>,
+    answers: mpsc::Receiver<Result<A, Status>>,
+}
+
+impl<Q: Send + 'static, A: Send + 'static> Duplex<Q, A> {
+    pub fn open<F>(call: impl FnOnce(ReceiverStream<Q>) -> F) -> Self
+    where
+        F: Future<Output = Result<Response<Streaming<A>>, Status>> + Send + 'static,
+    {
+        let (requests, sent) = mpsc::channel(16);
+        let (forward, answers) = mpsc::channel(16);
+        let call = call(ReceiverStream::new(sent));
+        tokio::spawn(async move {
+            let mut streaming = match call.await {
+                Ok(response) => response.into_inner(),
+                Err(status) => return drop(forward.send(Err(status)).await),
+            };
+            while let Some(answer) = streaming.message().await.transpose() {
+                if forward.send(answer).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Self { requests, answers }
+    }
+
+    pub async fn send(&self, request: Q) {
+        self.requests.send(request).await.expect("the stream is open");
+    }
+
+    /// The next answer, `None` at the stream's end.
+    pub async fn next(&mut self) -> Option<Result<A, Status>> {
+        tokio::time::timeout(PATIENCE, self.answers.recv()).await.expect("an answer in time")
+    }
+
+    /// Ends the client's half; the answers that still come.
+    pub async fn finish(self) -> Vec<Result<A, Status>> {
+        let Self { requests, mut answers } = self;
+        drop(requests);
+        let mut rest = Vec::new();
+        while let Some(answer) = tokio::time::timeout(PATIENCE, answers.recv()).await.expect("an end in time") {
+            rest.push(answer);
+        }
+        rest
+    }
 }
 
 /// Code and text of a refusal.
