@@ -2,6 +2,7 @@
 //! in reverse. `main` runs one; tests and programs that embed kelson start as many as they like, which never meet.
 
 mod dispatch;
+mod gather;
 mod listen;
 mod pages;
 mod recover;
@@ -125,7 +126,7 @@ impl Server {
             let (options, origin) = (raft_options(&config), draw_origin()?);
             raft.run(Node::start(options, origin, parts)).await??
         };
-        let workers = Arc::new(Workers::start(io_threads(&config))?);
+        let workers = Arc::new(Workers::start(io_threads(&config), raft.handle())?);
         let assembly = Arc::new(Assembly::new(&config, &clock, &metrics, &node, &hub, &lessor, raft.handle()));
         let (draining, _) = channel::channel(false);
         let mut server = Self {
