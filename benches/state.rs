@@ -112,16 +112,13 @@ impl Bench {
     fn old_counts(&self) {
         for changes in [1000, 10_000, 100_000] {
             let at = self.store.revision();
-            for i in 0..changes {
-                let request = pb::PutRequest { key: format!("/registry/new/{at}/{i}").into(), ..Default::default() };
-                self.store.apply(&Command::Put(pb::PutRequest {
-                    key: [&key(scatter(i, self.keys))[..], b"-new", at.to_string().as_bytes()].concat().into(),
-                    ..request
-                }));
+            let commands: Vec<Command> = (0..changes).map(|i| put_key(new_key(scatter(i, self.keys), at))).collect();
+            for command in &commands {
+                self.store.apply(command);
             }
             let request = pb::RangeRequest { revision: at, count_only: true, ..range(vec![0], vec![0]) };
-            self.report(&format!("count {changes} creations ago"), 10, || {
-                for _ in 0..10 {
+            self.report(&format!("count {changes} creations ago"), 100, || {
+                for _ in 0..100 {
                     assert!(self.store.view().range(&request).expect("readable").count > 0);
                 }
             });
@@ -132,7 +129,7 @@ impl Bench {
         let revision = self.store.revision();
         self.store.apply(&Command::Compact(pb::CompactionRequest { revision, physical: false }));
         let (mut slices, mut dropped) = (0, 0);
-        self.report("compaction, whole", 1, || {
+        self.report("compaction, per key", self.keys, || {
             loop {
                 let slice = self.store.compact_slice(revision, 1000);
                 slices += 1;
@@ -150,13 +147,10 @@ impl Bench {
         let mut records = Vec::new();
         self.report("records for a snapshot, per key", self.keys, || records = view.records());
         let meta = self.store.meta();
-        let before = resident_bytes();
         let mut restored = Store::new();
         self.report("restore, per record", records.len(), || {
             restored = Store::restore(meta, records.iter().cloned().map(Ok::<_, Infallible>)).expect("no source fails");
         });
-        let bytes = resident_bytes().saturating_sub(before) / records.len();
-        println!("{:>32}: {bytes} B a key beside the record", "memory restored");
         assert_eq!(restored.sizes().live_bytes, self.store.sizes().live_bytes);
         self.report("hash, per key", self.keys, || {
             self.store.hash_kv(0).expect("readable");
@@ -187,8 +181,19 @@ fn scatter(i: usize, keys: usize) -> usize {
     (i * 7_368_787 + 12_345) % keys
 }
 
+/// A key beside an old one, not used before `at`.
+fn new_key(i: usize, at: i64) -> Vec<u8> {
+    let mut key = key(i);
+    key.extend_from_slice(format!("-{at}").as_bytes());
+    key
+}
+
 fn put(i: usize) -> Command {
-    Command::Put(pb::PutRequest { key: key(i).into(), value: Bytes::from_static(&[7; 32]), ..Default::default() })
+    put_key(key(i))
+}
+
+fn put_key(key: Vec<u8>) -> Command {
+    Command::Put(pb::PutRequest { key: key.into(), value: Bytes::from_static(&[7; 32]), ..Default::default() })
 }
 
 fn range(key: Vec<u8>, range_end: Vec<u8>) -> pb::RangeRequest {

@@ -194,6 +194,7 @@ impl Store {
 }
 
 impl Shared {
+    /// Pins the newest state.
     pub fn view(&self) -> View {
         View { index: self.index.clone(), revision: self.revision, compact_revision: self.compact_revision }
     }

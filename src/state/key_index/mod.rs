@@ -4,19 +4,25 @@
 //! walks a clone without any lock. It knows revisions, but neither leases nor requests. Called by `apply`, `view`,
 //! `compaction`, `restore`.
 
+mod branch;
 mod fetch;
+mod leaf;
 mod list;
 mod node;
 mod search;
 mod separators;
+mod stats;
 mod versions;
 
 use std::ops::ControlFlow;
 
+use branch::BRANCH_MAX;
 pub use fetch::{FETCH, fetch};
+use leaf::LEAF_MAX;
 use list::{Dated, List};
-use node::{BRANCH_MAX, Bounds, LEAF_MAX, Stats, Subtree};
+use node::Subtree;
 pub use search::{HEAD_BYTES, head};
+use stats::{Bounds, Stats};
 pub use versions::{Entry, Garbage, Version};
 
 use crate::proto::Record;
