@@ -29,6 +29,9 @@ const LEASE_TTL_SECONDS: i64 = 100_000;
 const LEASE_TTL_MAX_SECONDS: i64 = 9_000_000_000;
 /// Above `--max-request-bytes`, and above what the gRPC server receives at all.
 const TOO_LARGE_BYTES: [usize; 2] = [1_572_864, 2_097_152];
+/// Below these by so many bytes: on both sides of the limits, but not where etcd's own answer depends on how long the
+/// number is that it gives to the request (a put's other fields take some 26 bytes).
+const TOO_LARGE_BELOW: [usize; 6] = [0, 8, 16, 40, 50, 60];
 
 /// The generator.
 pub struct Generator {
@@ -347,7 +350,7 @@ impl Generator {
 
     fn too_large(&mut self) {
         let random = &mut self.requests.random;
-        let len = random.pick(&TOO_LARGE_BYTES) - random.below(60);
+        let len = random.pick(&TOO_LARGE_BYTES) - random.pick(&TOO_LARGE_BELOW);
         let put =
             pb::PutRequest { key: Bytes::from_static(b"big"), value: vec![b'v'; len].into(), ..Default::default() };
         // Such a value is only put to be refused, or to be gone at once.
