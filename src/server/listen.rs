@@ -112,12 +112,7 @@ pub async fn accept<H: Handler>(
     }
 }
 
-async fn serve<H: Handler>(
-    stream: TcpStream,
-    handler: H,
-    options: &Options,
-    mut draining: channel::Receiver<bool>,
-) {
+async fn serve<H: Handler>(stream: TcpStream, handler: H, options: &Options, mut draining: channel::Receiver<bool>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
