@@ -19,7 +19,6 @@ use crate::state::EventBatch;
 /// What the metrics show. Only ever added to and subtracted from, so relaxed order is enough.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub streams: AtomicUsize,
     pub watchers: AtomicUsize,
     pub unsynced: AtomicUsize,
     pub pending: AtomicI64,

@@ -336,6 +336,39 @@ fn progress_is_told_when_all_is_delivered_and_once_to_those_who_waited() {
 }
 
 #[test]
+fn progress_asked_of_watches_that_are_gone_is_forgotten() {
+    let (_, hub) = hub(Options::default());
+    let mut client = Client::new(&hub);
+    client.watch(from(9, key("a")));
+    client.ask_progress();
+    client.drain();
+    client.cancel(0);
+    client.drain();
+    client.watch(key("a"));
+    assert_eq!(client.drain().len(), 1);
+}
+
+#[test]
+fn watches_cancelled_while_others_are_told_hide_nobody() {
+    let (shelf, hub) = hub(Options::default());
+    let mut client = Client::new(&hub);
+    for _ in 0..60 {
+        client.watch(key("a"));
+    }
+    client.drain();
+    write(&shelf, &hub, &[("a", Some("1"))]);
+    client.next();
+    for id in (0..60).filter(|id| id % 3 > 0) {
+        client.cancel(id);
+    }
+    let mut told_ids = std::collections::BTreeSet::new();
+    for response in client.drain().iter().filter(|response| !response.canceled) {
+        assert!(told_ids.insert(response.watch_id), "{} twice", response.watch_id);
+    }
+    assert!((0..59).filter(|id| id % 3 == 0).all(|id| told_ids.contains(&id)), "{told_ids:?}");
+}
+
+#[test]
 fn progress_asked_for_is_not_older_than_what_reads_show() {
     let (shelf, hub) = hub(Options::default());
     let mut client = Client::new(&hub);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use prost::Message;
 
 use super::*;
 use crate::proto::mvccpb::Event;
@@ -15,6 +16,7 @@ const KEYS: [&str; 6] = ["a", "aa", "ab", "b", "c", "d"];
 const RANGES: [(&str, &str); 8] =
     [("a", ""), ("b", ""), ("a", "b"), ("a", "\0"), ("", "\0"), ("b", "d"), ("c", ""), ("d", "a")];
 const STREAMS: usize = 3;
+const FRAGMENT_BYTES: usize = 120;
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -164,6 +166,8 @@ impl Watch {
         let first = revision(&response.events[0]);
         check!(first > before || (first == before && self.in_fragments), "revision {first} was split");
         check!(!response.fragment || self.request.fragment, "fragments not asked for");
+        let long = response.encoded_len() >= FRAGMENT_BYTES && response.events.len() > 1;
+        check!(!long || !self.request.fragment, "a fragment of {} bytes", response.encoded_len());
         check!(
             response.events.iter().map(revision).max() <= Some(response.header.unwrap().revision),
             "header is behind"
@@ -270,7 +274,8 @@ fn run(actions: &[Action], fault: Fault) -> Verdict {
     // Ticks are done by hand, yet the stream wants a runtime for its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let _guard = runtime.enter();
-    let options = Options { fragment_bytes: 120, window_bytes_max: 900, slice_bytes_max: 400, ..Options::default() };
+    let options =
+        Options { fragment_bytes: FRAGMENT_BYTES, window_bytes_max: 900, slice_bytes_max: 400, ..Options::default() };
     let (shelf, hub) = hub(options);
     shelf.0.lock().answer_max = 3;
     if fault == Fault::LostInHistory {
