@@ -39,6 +39,19 @@ const LEASE_TTL_TOLERANCE_SECONDS: u64 = 300;
 const DIFFERENCES_MAX: usize = 5;
 const STEPS_SHOWN: usize = 6;
 
+#[test]
+fn recorded_requests_are_encoded_as_they_were() {
+    let schema = Schema::load();
+    for line in RECORDED.lines() {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        if let Step::Call { method, message } = serde_json::from_value(line["step"].take()).unwrap()
+            && message["memberID"] != step::OWN_MEMBER
+        {
+            assert_eq!(schema.request_json(&method, &schema.request_bytes(&method, &message)), message);
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_answer_is_the_one_that_etcd_gave() {
     let config = kelson::Config { name: "one".to_owned(), ..kelson::Config::for_test() };

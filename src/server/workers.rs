@@ -71,10 +71,10 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        if let Some(end) = self.end.take() {
-            if end.send(()).is_err() {
-                tracing::debug!("a worker ended before it was told to");
-            }
+        if let Some(end) = self.end.take()
+            && end.send(()).is_err()
+        {
+            tracing::debug!("a worker ended before it was told to");
         }
         if let Some(thread) = self.thread.take()
             && thread.thread().id() != std::thread::current().id()

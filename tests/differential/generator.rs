@@ -134,8 +134,8 @@ impl Generator {
     }
 
     fn push(&mut self, method: &str, message: &impl prost::Message) {
-        let step = Step::call(&self.schema, method, message);
-        self.queue.push_back(step);
+        let message = self.schema.request_json(method, &message.encode_to_vec());
+        self.queue.push_back(Step::Call { method: method.to_owned(), message });
     }
 
     /// What is due: alarms to take back, streams to compare.

@@ -164,7 +164,7 @@ impl Run<'_> {
     }
 
     fn count(&mut self, step: &Step, answer: &Value) {
-        *self.kinds.entry(step.kind().to_owned()).or_default() += 1;
+        *self.kinds.entry(kind(step).to_owned()).or_default() += 1;
         if let Some(message) = answer["error"]["message"].as_str() {
             *self.errors.entry(message.to_owned()).or_default() += 1;
         }
@@ -216,4 +216,19 @@ impl Run<'_> {
 
 fn told((position, step): &(u64, Step)) -> String {
     format!("{position:6} {}", diff::shown(&json!(step)))
+}
+
+/// What kind of step it is, for the statistics.
+fn kind(step: &Step) -> &str {
+    match step {
+        Step::Call { method, .. } => method,
+        Step::RangeStream(_) => "KV/RangeStream",
+        Step::KeepAlive(_) => "Lease/LeaseKeepAlive",
+        Step::GrantAndRevoke(_) => "Lease/LeaseGrant, revoked at once",
+        Step::WatchOpen(_) => "watch: open",
+        Step::WatchCreate { .. } => "watch: create",
+        Step::WatchCancel { .. } => "watch: cancel",
+        Step::WatchSync { .. } => "watch: sync",
+        Step::WatchClose(_) => "watch: close",
+    }
 }
