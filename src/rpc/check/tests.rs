@@ -1,3 +1,5 @@
+//! What is refused before it is proposed, and in which words.
+
 use super::*;
 use crate::rpc::Limits;
 

@@ -1,3 +1,5 @@
+//! A stream of pieces against the one answer of a range at the same revision.
+
 use tokio_stream::StreamExt;
 
 use super::*;
