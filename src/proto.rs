@@ -215,15 +215,8 @@ impl Record {
 impl Fields {
     fn parse(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut rest = bytes;
-        let mut fields = Self {
-            key: 0..0,
-            create_revision: 0,
-            mod_revision: 0,
-            version: 0,
-            value: 0..0,
-            lease: 0,
-            ascending: true,
-        };
+        let mut fields =
+            Self { key: 0..0, create_revision: 0, mod_revision: 0, version: 0, value: 0..0, lease: 0, ascending: true };
         let mut before = 0;
         while !rest.is_empty() {
             let (tag, wire_type) = decode_key(&mut rest)?;

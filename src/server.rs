@@ -2,6 +2,7 @@
 //! in reverse. `main` runs one; tests and programs that embed kelson start as many as they like, which never meet.
 
 mod dispatch;
+mod gather;
 mod listen;
 mod pages;
 mod recover;
@@ -92,7 +93,9 @@ impl Server {
         let metrics = Arc::new(Metrics::new(&config));
         let opened = {
             let (config, metrics, clock) = (config.clone(), metrics.clone(), clock.clone());
-            tokio::task::spawn_blocking(move || recover::open(&config, &metrics, &clock)).await.map_err(io::Error::other)??
+            tokio::task::spawn_blocking(move || recover::open(&config, &metrics, &clock))
+                .await
+                .map_err(io::Error::other)??
         };
         let identity = Arc::new(identity(&config, &opened.mark));
         metrics.set_member_id(identity.member_id);
@@ -125,7 +128,7 @@ impl Server {
             let (options, origin) = (raft_options(&config), draw_origin()?);
             raft.run(Node::start(options, origin, parts)).await??
         };
-        let workers = Arc::new(Workers::start(io_threads(&config))?);
+        let workers = Arc::new(Workers::start(io_threads(&config), raft.handle())?);
         let assembly = Arc::new(Assembly::new(&config, &clock, &metrics, &node, &hub, &lessor, raft.handle()));
         let (draining, _) = channel::channel(false);
         let mut server = Self {
@@ -197,9 +200,12 @@ impl Server {
         };
         let id = self.node.status().member_id;
         let member = pb::Member { id, name: config.name.clone(), client_ur_ls, ..pb::Member::default() };
-        let known = self.node.store().members().iter().any(|known| {
-            known.id == id && known.name == member.name && known.client_ur_ls == member.client_ur_ls
-        });
+        let known = self
+            .node
+            .store()
+            .members()
+            .iter()
+            .any(|known| known.id == id && known.name == member.name && known.client_ur_ls == member.client_ur_ls);
         if !known {
             self.node.propose(Command::Publish(member)).await?;
         }
@@ -295,9 +301,12 @@ fn draw_origin() -> Result<u64, Error> {
     getrandom::u64().map_err(|error| Error::Io(io::Error::other(error.to_string())))
 }
 
+/// Threads that serve connections. On two cores one thread for connections, Raft and apply costs a third less CPU per
+/// put than a thread for each, for no command changes threads before the log's (figures in benches/README.md); where
+/// there are cores to spare, half of them serve.
 fn io_threads(config: &Config) -> usize {
     match config.io_threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
         threads => threads,
     }
 }
@@ -307,6 +316,8 @@ fn address(url: &Url) -> Result<SocketAddr, Error> {
     let failed = |reason: String| Error::Listen { url: url.to_string(), reason };
     match url.listen_address().map_err(failed)? {
         Address::Tcp(address) => Ok(address),
-        Address::Unix(path) => Err(failed(format!("unix sockets ({}) are not served yet; use an IP address", path.display()))),
+        Address::Unix(path) => {
+            Err(failed(format!("unix sockets ({}) are not served yet; use an IP address", path.display())))
+        }
     }
 }

@@ -14,8 +14,8 @@
 mod allowed;
 #[path = "support/client.rs"]
 mod client;
-#[path = "differential/compare.rs"]
-mod compare;
+#[path = "differential/diff.rs"]
+mod diff;
 #[path = "differential/generator.rs"]
 mod generator;
 #[path = "differential/options.rs"]
@@ -32,6 +32,8 @@ mod run;
 mod schema;
 #[path = "support/session.rs"]
 mod session;
+#[path = "differential/spoil.rs"]
+mod spoil;
 #[path = "support/step.rs"]
 mod step;
 #[path = "support/watch.rs"]

@@ -79,6 +79,9 @@ fn situation(name: &str) -> Result<Situation, String> {
 struct CrashArgs {
     #[command(flatten)]
     target: TargetArgs,
+    /// Crashes of the very first start, before the first one under load
+    #[arg(long, default_value_t = 3)]
+    creation_cuts: usize,
     /// Fixes faults and requests
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -121,7 +124,7 @@ impl CrashArgs {
         let Workload::Mix = self.workload;
         Ok(crash::Options {
             template: Template::new(&self.target.target, self.target.arguments)?,
-            plan: Plan::new(self.seed, crashes),
+            plan: Plan::new(self.seed, crashes, self.creation_cuts),
             power,
             lying_sync: false,
             clients: self.clients.max(1),

@@ -12,11 +12,12 @@ const LOAD_MS: (u64, u64) = (200, 3000);
 const HOLD_MS: (u64, u64) = (5, 80);
 /// One cut in this many is followed by another one while the server starts.
 const INTERRUPTED_START_ONE_IN: u64 = 6;
-/// How far a start gets before that, in milliseconds.
-const INTERRUPTED_START_MS: (u64, u64) = (0, 400);
+/// How far a start gets before that, in milliseconds: squares of these, because most happens early.
+const INTERRUPTED_START_ROOT_MS: (u64, u64) = (0, 20);
 
 /// Parts of a plan that draw numbers of their own.
 const CUTS: u64 = 1;
+const CREATION: u64 = 2;
 const CLIENTS: u64 = 1000;
 
 /// One crash.
@@ -39,23 +40,34 @@ pub struct PlannedCut {
 pub struct Plan {
     /// The seed.
     pub seed: u64,
+    /// Crashes of the very first start, one after the other on what is left: only `keep`, `seed` and
+    /// `interrupt_start_ms` matter.
+    pub creation_cuts: Vec<PlannedCut>,
     /// The crashes in order.
     pub cuts: Vec<PlannedCut>,
 }
 
 impl Plan {
     /// Expands a seed. More cuts leave the first ones as they were.
-    pub fn new(seed: u64, cuts: usize) -> Self {
+    pub fn new(seed: u64, cuts: usize, creation_cuts: usize) -> Self {
         let mut rng = Rng::new(seed).fork(CUTS);
         let cut = |_| PlannedCut {
             load_ms: rng.between(LOAD_MS.0, LOAD_MS.1),
             hold_ms: if rng.chance(0.5) { rng.between(HOLD_MS.0, HOLD_MS.1) } else { 0 },
             keep: *rng.pick(&[0.0, 0.5, 0.9]),
             seed: rng.bits(),
-            interrupt_start_ms: (rng.below(INTERRUPTED_START_ONE_IN) == 0)
-                .then(|| rng.between(INTERRUPTED_START_MS.0, INTERRUPTED_START_MS.1)),
+            interrupt_start_ms: (rng.below(INTERRUPTED_START_ONE_IN) == 0).then(|| interrupted_start_ms(&mut rng)),
         };
-        Self { seed, cuts: (0..cuts).map(cut).collect() }
+        let cuts = (0..cuts).map(cut).collect();
+        let mut rng = Rng::new(seed).fork(CREATION);
+        let creation = |_| PlannedCut {
+            load_ms: 0,
+            hold_ms: 0,
+            keep: *rng.pick(&[0.0, 0.5, 0.9]),
+            seed: rng.bits(),
+            interrupt_start_ms: Some(interrupted_start_ms(&mut rng)),
+        };
+        Self { seed, creation_cuts: (0..creation_cuts).map(creation).collect(), cuts }
     }
 
     /// The numbers of one client.
@@ -64,14 +76,18 @@ impl Plan {
     }
 }
 
+fn interrupted_start_ms(rng: &mut Rng) -> u64 {
+    rng.between(INTERRUPTED_START_ROOT_MS.0, INTERRUPTED_START_ROOT_MS.1).pow(2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_longer_plan_begins_like_a_shorter_one() {
-        let (short, long) = (Plan::new(5, 10), Plan::new(5, 20));
+        let (short, long) = (Plan::new(5, 10, 0), Plan::new(5, 20, 2));
         assert_eq!(short.cuts, long.cuts[..10]);
-        assert_ne!(short.cuts, Plan::new(6, 10).cuts);
+        assert_ne!(short.cuts, Plan::new(6, 10, 0).cuts);
     }
 }

@@ -170,7 +170,8 @@ impl Checkpoint {
             };
             inner.run(&mut writer);
         };
-        let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(body).expect("a thread can be started");
+        let thread =
+            std::thread::Builder::new().name("checkpoint".into()).spawn(body).expect("a thread can be started");
         *self.0.thread.lock() = Some(thread);
     }
 

@@ -189,6 +189,7 @@ fn sled_config(dir: &Path) -> SledConfig {
 
 fn from_snapshot(snapshots: &Snapshots, span: Span) -> Result<Option<Loaded>, Error> {
     let Some(loaded) = snapshots.load()? else { return Ok(None) };
-    span.fits(&loaded.mark).map_err(|reason| Error::Recovery(format!("the snapshot file does not fit the log: {reason}")))?;
+    span.fits(&loaded.mark)
+        .map_err(|reason| Error::Recovery(format!("the snapshot file does not fit the log: {reason}")))?;
     Ok(Some(loaded))
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use ::http::{HeaderMap, Request, Response};
+use bytes::Bytes;
 use http_body::Frame;
 use hyper::body::Incoming;
 use parking_lot::Mutex;

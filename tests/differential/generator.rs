@@ -29,6 +29,9 @@ const LEASE_TTL_SECONDS: i64 = 100_000;
 const LEASE_TTL_MAX_SECONDS: i64 = 9_000_000_000;
 /// Above `--max-request-bytes`, and above what the gRPC server receives at all.
 const TOO_LARGE_BYTES: [usize; 2] = [1_572_864, 2_097_152];
+/// Below these by so many bytes: on both sides of the limits, but not where etcd's own answer depends on how long the
+/// number is that it gives to the request (a put's other fields take some 26 bytes).
+const TOO_LARGE_BELOW: [usize; 6] = [0, 8, 16, 40, 50, 60];
 
 /// The generator.
 pub struct Generator {
@@ -40,6 +43,8 @@ pub struct Generator {
     /// Alarms that are active, and the step at which they are to be taken back.
     alarms: Vec<(Value, u64)>,
     taken: u64,
+    /// Whether requests above the limits are made.
+    with_large: bool,
 }
 
 /// What the generator knows of a watch stream.
@@ -53,10 +58,17 @@ struct Stream {
 
 impl Generator {
     /// The first steps fill the store, so that there is something to find.
-    pub fn new(schema: Arc<Schema>, seed: u64) -> Self {
+    pub fn new(schema: Arc<Schema>, seed: u64, with_large: bool) -> Self {
         let requests = Requests { random: Random::new(seed), now: Now { revision: 1, compacted: 0 } };
-        let mut generator =
-            Self { schema, requests, streams: BTreeMap::new(), queue: VecDeque::new(), alarms: Vec::new(), taken: 0 };
+        let mut generator = Self {
+            schema,
+            requests,
+            streams: BTreeMap::new(),
+            queue: VecDeque::new(),
+            alarms: Vec::new(),
+            taken: 0,
+            with_large,
+        };
         for index in (0..COLD).step_by(2) {
             let put = pb::PutRequest { key: cold(index), value: cold(index), ..Default::default() };
             generator.push("KV/Put", &put);
@@ -122,8 +134,8 @@ impl Generator {
     }
 
     fn push(&mut self, method: &str, message: &impl prost::Message) {
-        let step = Step::call(&self.schema, method, message);
-        self.queue.push_back(step);
+        let message = self.schema.request_json(method, &message.encode_to_vec());
+        self.queue.push_back(Step::Call { method: method.to_owned(), message });
     }
 
     /// What is due: alarms to take back, streams to compare.
@@ -173,7 +185,8 @@ impl Generator {
             }
             985..=994 => self.cluster(),
             995..=997 => self.alarm(),
-            _ => self.too_large(),
+            _ if self.with_large => self.too_large(),
+            _ => self.cluster(),
         }
     }
 
@@ -337,7 +350,7 @@ impl Generator {
 
     fn too_large(&mut self) {
         let random = &mut self.requests.random;
-        let len = random.pick(&TOO_LARGE_BYTES) - random.below(60);
+        let len = random.pick(&TOO_LARGE_BYTES) - random.pick(&TOO_LARGE_BELOW);
         let put =
             pb::PutRequest { key: Bytes::from_static(b"big"), value: vec![b'v'; len].into(), ..Default::default() };
         // Such a value is only put to be refused, or to be gone at once.

@@ -14,6 +14,8 @@ pub struct Options {
     pub seed: u64,
     /// Spoil one answer in so many.
     pub plant: Option<u64>,
+    /// Compare the hash of both stores after every step.
+    pub hash: bool,
     /// Where to write steps and answers.
     pub record: Option<PathBuf>,
     /// Differences after which the run stops.
@@ -39,6 +41,7 @@ impl Options {
             .arg(number("seed", "Start of the random choices; chosen and printed unless given"))
             .arg(number("plant", "Spoil one answer in so many; each must be found"))
             .arg(number("differences", "Stop after so many differences").default_value("10"))
+            .arg(Arg::new("hash").long("hash").action(ArgAction::SetTrue).help("Compare hashes of the stores after every step"))
             .arg(Arg::new("control").long("control").action(ArgAction::SetTrue).help("Compare etcd with itself"))
             .arg(
                 Arg::new("record")
@@ -71,6 +74,7 @@ impl Options {
             requests: number("requests").unwrap_or_default(),
             seed,
             plant: number("plant").filter(|plant| *plant > 0),
+            hash: matches.get_flag("hash"),
             record: matches.get_one("record").cloned(),
             differences_max: number("differences").unwrap_or(1).max(1) as usize,
             etcd,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -15,11 +16,13 @@ use crate::random::Random;
 use crate::schema::Schema;
 use crate::session::Session;
 use crate::step::Step;
-use crate::{allowed, compare};
+use crate::{allowed, diff, spoil};
 
 /// Steps shown before a difference.
 const STEPS_SHOWN: usize = 12;
 const PROGRESS_EVERY: u64 = 500;
+/// How long a process that lost its connection may take to end.
+const END_PAUSE: Duration = Duration::from_secs(1);
 
 /// One comparison of two servers.
 struct Run<'a> {
@@ -64,11 +67,16 @@ pub async fn run(options: &Options) -> Result<(), String> {
         planted: 0,
         recorded: Vec::new(),
     };
-    let mut generator = Generator::new(schema, options.seed);
+    // A fixture of megabytes helps nobody.
+    let with_large = options.record.is_none();
+    let mut generator = Generator::new(schema, options.seed, with_large);
     while run.taken < options.requests && !run.is_over() {
         let step = generator.next();
         let answer = run.take(&step).await?;
         generator.learn(&step, &answer);
+        if options.hash && !run.is_over() {
+            run.take(&Step::Call { method: "Maintenance/HashKV".to_owned(), message: json!({}) }).await?;
+        }
     }
     for step in generator.finish() {
         if !run.is_over() {
@@ -97,12 +105,7 @@ impl Run<'_> {
         }
         let [one, two] = &mut self.sessions;
         let (mut etcd, mut kelson) = tokio::join!(one.take(step), two.take(step));
-        for (server, answer) in self.servers.iter_mut().zip([&etcd, &kelson]) {
-            if server.has_ended() {
-                let told = self.recent.iter().map(told).collect::<Vec<_>>().join("\n");
-                return Err(format!("{} ended: {answer}\n{told}\nits log:\n{}", server.name, server.log_end()));
-            }
-        }
+        self.check_alive([&etcd, &kelson]).await?;
         self.count(step, &etcd);
         if let Some(broken) =
             ["timeout", "violations", "violation", "ended"].iter().find(|name| etcd.get(name).is_some())
@@ -119,12 +122,12 @@ impl Run<'_> {
         let spoil = self.options.plant.is_some_and(|plant| self.planting.next().is_multiple_of(plant));
         if spoil {
             self.planted += 1;
-            compare::spoil(&mut kelson, &mut self.planting);
+            spoil::spoil(&mut kelson, &mut self.planting);
         }
         for reason in allowed::settle(step, &mut etcd, &mut kelson) {
             *self.settled.entry(reason).or_default() += 1;
         }
-        let found = compare::differences(&etcd, &kelson);
+        let found = diff::differences(&etcd, &kelson);
         if found.is_empty() == spoil {
             self.tell(&found, &etcd, &kelson);
         }
@@ -140,8 +143,28 @@ impl Run<'_> {
         Ok(answer)
     }
 
+    /// A server that has ended is no difference but the end of the run.
+    async fn check_alive(&mut self, answers: [&Value; 2]) -> Result<(), String> {
+        for (server, answer) in self.servers.iter_mut().zip(answers) {
+            if answer["error"]["message"] == "transport error" {
+                // The connection breaks before the process is gone.
+                tokio::time::sleep(END_PAUSE).await;
+            }
+            if server.has_ended() {
+                let told = self.recent.iter().map(told).collect::<Vec<_>>().join("\n");
+                let last = json!(self.recent.back().map(|(_, step)| step));
+                let log = server.log_end();
+                return Err(format!(
+                    "{} ended: {answer}\n{told}\nthe last one in full: {last}\nits log:\n{log}",
+                    server.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn count(&mut self, step: &Step, answer: &Value) {
-        *self.kinds.entry(step.kind().to_owned()).or_default() += 1;
+        *self.kinds.entry(kind(step).to_owned()).or_default() += 1;
         if let Some(message) = answer["error"]["message"].as_str() {
             *self.errors.entry(message.to_owned()).or_default() += 1;
         }
@@ -152,9 +175,16 @@ impl Run<'_> {
         self.differences += 1;
         println!("\ndifference {} at step {}:", self.differences, self.taken);
         self.recent.iter().for_each(|step| println!("  {}", told(step)));
-        println!("  etcd:   {}", compare::shown(etcd));
-        println!("  {}: {}", self.options.candidate.0, compare::shown(kelson));
+        println!("  the last one in full: {}", json!(self.recent.back().map(|(_, step)| step)));
+        println!("  etcd:   {}", diff::shown(etcd));
+        println!("  {}: {}", self.options.candidate.0, diff::shown(kelson));
         found.iter().for_each(|line| println!("    {line}"));
+        let full = std::env::temp_dir().join(format!("kelson-differential-{}.json", self.differences));
+        if let Err(error) = fs::write(&full, json!({"etcd": etcd, "other": kelson}).to_string()) {
+            println!("    {}: {error}", full.display());
+        } else {
+            println!("    both answers in full: {}", full.display());
+        }
         if found.is_empty() {
             println!("    this answer was spoiled on purpose, and nothing was found");
         }
@@ -171,10 +201,10 @@ impl Run<'_> {
             fs::write(path, self.recorded.join("\n") + "\n").map_err(|error| format!("{}: {error}", path.display()))?;
         }
         if let Some(plant) = self.options.plant {
-            println!("{} answers spoiled, one in {plant}", self.planted);
+            println!("{} answers spoiled, one in {plant}: all others are to be equal, and these are not", self.planted);
         }
         if self.differences == 0 {
-            println!("no differences");
+            println!("{}", if self.options.plant.is_some() { "so it is" } else { "no differences" });
             return Ok(());
         }
         Err(format!(
@@ -185,5 +215,20 @@ impl Run<'_> {
 }
 
 fn told((position, step): &(u64, Step)) -> String {
-    format!("{position:6} {}", compare::shown(&json!(step)))
+    format!("{position:6} {}", diff::shown(&json!(step)))
+}
+
+/// What kind of step it is, for the statistics.
+fn kind(step: &Step) -> &str {
+    match step {
+        Step::Call { method, .. } => method,
+        Step::RangeStream(_) => "KV/RangeStream",
+        Step::KeepAlive(_) => "Lease/LeaseKeepAlive",
+        Step::GrantAndRevoke(_) => "Lease/LeaseGrant, revoked at once",
+        Step::WatchOpen(_) => "watch: open",
+        Step::WatchCreate { .. } => "watch: create",
+        Step::WatchCancel { .. } => "watch: cancel",
+        Step::WatchSync { .. } => "watch: sync",
+        Step::WatchClose(_) => "watch: close",
+    }
 }

@@ -16,6 +16,8 @@ use super::schema::Schema;
 
 /// No call takes longer, whatever the server does.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Watch streams are read only now and then, and must not keep other answers on their connection from coming.
+const WINDOW_BYTES: u32 = 1 << 30;
 /// Requests that wait in a stream's queue; they are sent one by one, so it never fills.
 const STREAM_QUEUE: usize = 64;
 
@@ -30,7 +32,10 @@ pub struct Client {
 impl Client {
     /// Connects to `host:port`.
     pub async fn connect(endpoint: &str, schema: Arc<Schema>) -> Result<Self, tonic::transport::Error> {
-        let channel = Endpoint::from_shared(format!("http://{endpoint}"))?.connect().await?;
+        let endpoint = Endpoint::from_shared(format!("http://{endpoint}"))?
+            .initial_connection_window_size(WINDOW_BYTES)
+            .initial_stream_window_size(WINDOW_BYTES);
+        let channel = endpoint.connect().await?;
         let grpc = Grpc::new(channel).max_decoding_message_size(usize::MAX);
         Ok(Self { grpc, schema })
     }

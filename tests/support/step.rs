@@ -52,32 +52,11 @@ pub enum Step {
 }
 
 impl Step {
-    /// A unary call of an encoded message, as readable JSON.
-    pub fn call(schema: &super::schema::Schema, method: &str, message: &impl prost::Message) -> Self {
-        let message = schema.request_json(method, &message.encode_to_vec());
-        Self::Call { method: method.to_owned(), message }
-    }
-
     /// The method, if it is a unary call.
     pub fn method(&self) -> &str {
         match self {
             Self::Call { method, .. } => method,
             _ => "",
-        }
-    }
-
-    /// What kind of step it is, for statistics.
-    pub fn kind(&self) -> &str {
-        match self {
-            Self::Call { method, .. } => method,
-            Self::RangeStream(_) => "KV/RangeStream",
-            Self::KeepAlive(_) => "Lease/LeaseKeepAlive",
-            Self::GrantAndRevoke(_) => "Lease/LeaseGrant, revoked at once",
-            Self::WatchOpen(_) => "watch: open",
-            Self::WatchCreate { .. } => "watch: create",
-            Self::WatchCancel { .. } => "watch: cancel",
-            Self::WatchSync { .. } => "watch: sync",
-            Self::WatchClose(_) => "watch: close",
         }
     }
 }

@@ -133,6 +133,8 @@ struct Run {
     mixes: Vec<Mix>,
     ids: Arc<AtomicU64>,
     started: Instant,
+    /// The cuts of the first start, summed up.
+    creation: CutReport,
     reports: Vec<CutReport>,
     violations: Vec<Violation>,
     compacted: i64,
@@ -156,6 +158,7 @@ pub async fn run(options: Options) -> anyhow::Result<Verdict> {
         mixes,
         ids: Arc::new(AtomicU64::new(1)),
         started: Instant::now(),
+        creation: CutReport::default(),
         reports: Vec::new(),
         violations: Vec::new(),
         compacted: 0,
@@ -173,6 +176,10 @@ impl Run {
         let mut medium = Medium::new(self.options.power)?;
         if let Some(fs) = medium.power() {
             fs.faults(|faults| faults.lying_sync = self.options.lying_sync);
+        }
+        for cut in &self.options.plan.creation_cuts.clone() {
+            let lost = self.interrupt_start(&mut medium, cut, cut.seed).await?;
+            add(&mut self.creation, lost);
         }
         let mut epoch: Vec<Operation> = Vec::new();
         let cuts = self.options.plan.cuts.clone();
@@ -325,13 +332,18 @@ impl Run {
         };
         add(&mut report, medium.crash(&mut server, cut, cut.seed)?);
         drop(server);
-        if let Some(after) = cut.interrupt_start_ms {
-            let mut server = self.options.template.start(&medium.data_dir(), &self.dir.join("server.log"))?;
-            tokio::time::sleep(Duration::from_millis(after)).await;
-            add(&mut report, medium.crash(&mut server, cut, Rng::new(cut.seed).bits())?);
+        if cut.interrupt_start_ms.is_some() {
+            add(&mut report, self.interrupt_start(medium, cut, Rng::new(cut.seed).bits()).await?);
         }
         self.reports.push(report);
         Ok(())
+    }
+
+    /// Starts the server and crashes it on its way up.
+    async fn interrupt_start(&self, medium: &mut Medium, cut: &PlannedCut, seed: u64) -> anyhow::Result<Cut> {
+        let mut server = self.options.template.start(&medium.data_dir(), &self.dir.join("server.log"))?;
+        tokio::time::sleep(Duration::from_millis(cut.interrupt_start_ms.unwrap_or(0))).await;
+        medium.crash(&mut server, cut, seed)
     }
 
     fn keep_history(&self, epoch: usize, operations: &[Operation]) -> anyhow::Result<()> {
@@ -348,7 +360,7 @@ impl Run {
     }
 
     fn summary(&self, failure: Option<String>) -> Summary {
-        let sum = |of: fn(&CutReport) -> u64| self.reports.iter().map(of).sum::<u64>();
+        let sum = |of: fn(&CutReport) -> u64| self.reports.iter().chain([&self.creation]).map(of).sum::<u64>();
         let totals = self.ledger.totals();
         let pages_lost = sum(|report| report.pages_lost);
         let (verdict, reason) = match &failure {

@@ -59,13 +59,15 @@ pub enum Situation {
     TruncatedSegment,
     /// One bit of an acknowledged record is wrong.
     FlippedBit,
+    /// One bit wrong anywhere in the data directory, many times.
+    BitRot,
     /// A second process on the directory of a running one.
     SecondProcess,
 }
 
 impl Situation {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::FullDisk,
         Self::OneFailedSync,
         Self::AllSyncsFail,
@@ -75,6 +77,7 @@ impl Situation {
         Self::TornTail,
         Self::TruncatedSegment,
         Self::FlippedBit,
+        Self::BitRot,
         Self::SecondProcess,
     ];
 
@@ -90,6 +93,7 @@ impl Situation {
             Self::TornTail => "torn-tail",
             Self::TruncatedSegment => "truncated-segment",
             Self::FlippedBit => "flipped-bit",
+            Self::BitRot => "bit-rot",
             Self::SecondProcess => "second-process",
         }
     }
@@ -106,6 +110,7 @@ impl Situation {
             Self::TornTail => "it starts; all but the torn write is there, whole",
             Self::TruncatedSegment => "it refuses to start and names the file",
             Self::FlippedBit => "it refuses to start and names the file and the offset",
+            Self::BitRot => "it refuses to start, or shows everything as it was answered",
             Self::SecondProcess => "the second never answers, the first goes on",
         }
     }
@@ -122,6 +127,7 @@ impl Situation {
             Self::TornTail => damage::torn_tail(template, log).await,
             Self::TruncatedSegment => damage::truncated_segment(template, log).await,
             Self::FlippedBit => damage::flipped_bit(template, log).await,
+            Self::BitRot => damage::bit_rot(template, log).await,
             Self::SecondProcess => damage::second_process(template, log).await,
         }
     }

@@ -1,19 +1,24 @@
 //! Situations of the files: torn, truncated, flipped, used twice. On a real directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Finding;
 use super::stage::{LogFile, START_MAX, Stage, lines_about, names_offset};
 use crate::chaosfs::SECTOR;
 use crate::history::{Action, Outcome};
-use crate::target::Template;
+use crate::rng::Rng;
+use crate::target::{NotReady, Template};
 
 /// Writes before the damage.
 const PUTS: usize = 300;
 const PUT_BYTES: u32 = 300;
 /// The last write spans several sectors, so that a part of it can be missing.
 const TORN_BYTES: u32 = 3000;
+/// Flips of single bits, each on the undamaged directory.
+const ROT_TRIALS: usize = 40;
+/// Background writes get this long before the process is killed.
+const SETTLE: Duration = Duration::from_millis(1500);
 /// An offset in a message is right when it is that of the record or block around the damage.
 const OFFSET_WITHIN: usize = 64 << 10;
 
@@ -76,6 +81,84 @@ pub async fn flipped_bit(template: &Template, log: PathBuf) -> anyhow::Result<Fi
     file.write()?;
     let name = file.name();
     refuses(&mut stage, &name, Some(offset), &format!("{name} with one bit flipped at {offset}")).await
+}
+
+pub async fn bit_rot(template: &Template, log: PathBuf) -> anyhow::Result<Finding> {
+    let (mut stage, _) = written(template, log).await?;
+    // Once more, so that whatever is written at a start or a stop is there as well.
+    if let Some(wrong) = stage.restart_and_judge().await? {
+        return Ok(Finding::invalid(format!("before any damage: {wrong}")));
+    }
+    tokio::time::sleep(SETTLE).await;
+    stage.kill()?;
+    let files = all_files(&stage.data_dir())?;
+    let mut rng = Rng::new(1);
+    let (mut refused, mut unnamed, mut unnoticed) = (0, 0, 0);
+    for trial in 0..ROT_TRIALS {
+        // File by file in turn, so that small ones are hit, too.
+        let (path, bytes) = &files[trial % files.len()];
+        let used: Vec<usize> = (0..bytes.len()).filter(|&at| bytes[at] != 0).collect();
+        let (at, bit) = (*rng.pick(&used), rng.below(8));
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1 << bit;
+        std::fs::write(path, damaged)?;
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let damage = format!("{} with bit {bit} of byte {at} flipped", path.display());
+        match stage.start().await? {
+            Ok(client) => {
+                if let Some(wrong) = stage.judge(&client).await? {
+                    return Ok(Finding::invalid(format!("{damage}: it started, but {wrong}")));
+                }
+                unnoticed += 1;
+            }
+            Err(NotReady::Ended(_)) => {
+                refused += 1;
+                unnamed += u32::from(lines_about(&stage.server()?.log_text()?, &name).is_empty());
+            }
+            Err(error) => return Ok(Finding::invalid(format!("{damage}: it neither ends nor answers: {error}"))),
+        }
+        stage.kill()?;
+        restore(&stage.data_dir(), &files)?;
+    }
+    Ok(Finding::valid(format!(
+        "{ROT_TRIALS} flips in {} files: {refused} refused ({unnamed} without naming the file), {unnoticed} started with \
+         everything there",
+        files.len()
+    )))
+}
+
+/// Every file that has content, with it.
+fn all_files(dir: &Path) -> anyhow::Result<Vec<(PathBuf, Vec<u8>)>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(all_files(&path)?);
+        } else {
+            let bytes = std::fs::read(&path)?;
+            if bytes.iter().any(|&byte| byte != 0) {
+                files.push((path, bytes));
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The directory as it was: what a start added goes, what it changed comes back.
+fn restore(dir: &Path, files: &[(PathBuf, Vec<u8>)]) -> anyhow::Result<()> {
+    for (path, _) in all_files(dir)? {
+        if files.binary_search_by(|(known, _)| known.cmp(&path)).is_err() {
+            std::fs::remove_file(path)?;
+        }
+    }
+    for (path, bytes) in files {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::write(path, bytes)?;
+    }
+    Ok(())
 }
 
 /// It must not start, and must say which file (and where).
