@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 /// Bytes that may be gathered; a turn that writes more writes them out in between.
 const GATHERED_BYTES_MAX: usize = 64 << 10;
-/// Larger buffers are given back when they are empty, so that an idle connection costs little.
+/// A larger buffer is given back after a turn that did not need it, so that an idle connection costs little.
 const KEPT_BYTES_MAX: usize = 16 << 10;
 
 /// The socket as HTTP sees it. Clones are the same socket.
@@ -29,12 +29,14 @@ pub struct Gathered(Arc<Mutex<Inner>>);
 struct Inner {
     socket: TokioIo<TcpStream>,
     waiting: BytesMut,
+    /// Bytes gathered since everything was written out.
+    turn_bytes: usize,
 }
 
 impl Gathered {
     /// Over a connected socket.
     pub fn new(socket: TcpStream) -> Self {
-        Self(Arc::new(Mutex::new(Inner { socket: TokioIo::new(socket), waiting: BytesMut::new() })))
+        Self(Arc::new(Mutex::new(Inner { socket: TokioIo::new(socket), waiting: BytesMut::new(), turn_bytes: 0 })))
     }
 
     /// Writes out what was gathered. When the socket is full the task is woken once it is not.
@@ -51,9 +53,11 @@ impl Inner {
                 written => self.waiting.advance(written),
             }
         }
-        if self.waiting.capacity() > KEPT_BYTES_MAX {
+        // A busy connection keeps its large buffer, for making it anew each turn costs as much as filling it.
+        if self.waiting.capacity() > KEPT_BYTES_MAX && self.turn_bytes <= KEPT_BYTES_MAX {
             self.waiting = BytesMut::new();
         }
+        self.turn_bytes = 0;
         Poll::Ready(Ok(()))
     }
 }
@@ -88,6 +92,7 @@ impl Write for Gathered {
                 break;
             }
         }
+        inner.turn_bytes += taken;
         Poll::Ready(Ok(taken))
     }
 
