@@ -84,9 +84,10 @@ class Watch(threading.Thread):
     """Follows a collection from a revision, taking the watch up again where it ended, and holds the API to its word: revisions rise, an object
     is added once."""
 
-    def __init__(self, api, path, revision, on_event=None):
+    def __init__(self, api, path, revision, on_event=None, on_gone=None):
+        """`on_gone` answers, when the history after `revision` is gone (an API server that starts anew has none), where to go on."""
         super().__init__(daemon=True)
-        self.api, self.path, self.revision, self.on_event = api, path, revision, on_event
+        self.api, self.path, self.revision, self.on_event, self.on_gone = api, path, revision, on_event, on_gone
         self.added, self.deleted = {}, set()  # name -> when its event came
         self.broken = []
         self.events = self.restarts = 0
@@ -101,10 +102,16 @@ class Watch(threading.Thread):
                 pass
             except Refused as refused:
                 if refused.status == 410:
-                    self.broken.append("410: the history was gone")
-                    return
+                    self.gone()
             self.restarts += 1
             self.ended.wait(0.2)
+
+    def gone(self):
+        if self.on_gone:
+            self.revision = self.on_gone()
+        else:
+            self.broken.append(f"the history after {self.revision} is gone")
+            self.stop()
 
     def follow(self):
         connection = self.api.connect(timeout=30)

@@ -26,8 +26,13 @@ class Kubelet:
         self.api = api
         self.workers = concurrent.futures.ThreadPoolExecutor(4)
         self.ended = threading.Event()
-        start = api.get(f"{PODS}?limit=1")["metadata"]["resourceVersion"]
-        self.watch = Watch(api, PODS, start, self.take)
+        self.watch = Watch(api, PODS, self.take_all(), self.take, self.take_all)
+
+    def take_all(self):
+        pods = self.api.get(PODS)
+        for pod in pods["items"]:
+            self.take("ADDED", pod)
+        return pods["metadata"]["resourceVersion"]
 
     def take(self, kind, pod):
         if kind == "DELETED" or not pod["spec"].get("nodeName"):

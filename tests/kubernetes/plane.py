@@ -6,11 +6,13 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 
 from api import Api
 
 TOKEN = "the-token-of-the-test"
 START_SECONDS = 180
+CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
 
 
 def free_ports(count):
@@ -82,18 +84,20 @@ class Plane:
         self.start_component("kube-apiserver", flags, KUBE_WATCHCACHE_CONSISTENCY_CHECKER="true")
 
     def start_controllers(self):
-        common = {"kubeconfig": self.path("kubeconfig"), "bind-address": "127.0.0.1"}
-        manager = {
-            "secure-port": self.manager_port,
-            "service-account-private-key-file": self.path("service-accounts.key"),
-            "node-monitor-grace-period": "1h",  # nobody sends the nodes' heartbeats
-            "concurrent-deployment-syncs": 10,
-            "kube-api-qps": 500,
-            "kube-api-burst": 1000,
+        """Starts what does not run: a controller that could not renew its lease ends, and is started again by whoever started it."""
+        common = {"kubeconfig": self.path("kubeconfig"), "bind-address": "127.0.0.1", "kube-api-qps": 500, "kube-api-burst": 1000}
+        flags = {
+            "kube-controller-manager": {
+                "secure-port": self.manager_port,
+                "service-account-private-key-file": self.path("service-accounts.key"),
+                "node-monitor-grace-period": "1h",  # nobody sends the nodes' heartbeats
+                "concurrent-deployment-syncs": 10,
+            },
+            "kube-scheduler": {"secure-port": self.scheduler_port},
         }
-        scheduler = {"secure-port": self.scheduler_port, "kube-api-qps": 500, "kube-api-burst": 1000}
-        self.start_component("kube-controller-manager", common | manager)
-        self.start_component("kube-scheduler", common | scheduler)
+        for name in CONTROLLERS:
+            if name not in self.running or name in self.ended():
+                self.start_component(name, common | flags[name])
 
     def start_component(self, name, flags, **environment):
         command = [os.path.join(os.environ["KUBE_BIN"], name)] + [f"--{flag}={value}" for flag, value in flags.items()]
@@ -103,7 +107,7 @@ class Plane:
         """Seconds until the API server says that it is ready."""
         started = time.monotonic()
         while not self.api.is_ready():
-            ended = self.ended()
+            ended = {name: code for name, code in self.ended().items() if name not in CONTROLLERS}
             if ended or time.monotonic() - started > START_SECONDS:
                 raise RuntimeError(f"the API server is not ready; ended: {ended}; see {self.folder}")
             time.sleep(0.1)
@@ -114,6 +118,7 @@ class Plane:
         return {name: process.returncode for name, process in self.running.items() if process.poll() is not None}
 
     def stop(self, name, how=signal.SIGTERM):
+        """Ends a process by its id; by force if it does not go in half a minute."""
         process = self.running.pop(name)
         if process.poll() is None:
             process.send_signal(how)
@@ -122,13 +127,23 @@ class Plane:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            return False
-        return True
 
     def stop_all(self):
         for name in ("kube-scheduler", "kube-controller-manager", "kube-apiserver", "store"):
             if name in self.running:
                 self.stop(name)
+
+    def store_calls(self):
+        """How often each method of the store was called, as it counts them itself."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.client_port}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        counts = {}
+        for line in lines:
+            if line.startswith("grpc_server_started_total{"):
+                method, count = line.split('grpc_method="')[1].split('"')[0], int(float(line.split()[-1]))
+                if count:
+                    counts[method] = counts.get(method, 0) + count
+        return dict(sorted(counts.items(), key=lambda entry: -entry[1]))
 
     def resident_megabytes(self, name):
         with open(f"/proc/{self.running[name].pid}/status") as status:
