@@ -16,4 +16,4 @@ pub mod storage;
 pub mod watch;
 
 pub use config::Config;
-pub use server::{Error, Server};
+pub use server::{Error, Server, restore};

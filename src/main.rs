@@ -6,6 +6,8 @@
 mod notify;
 #[path = "main/parent.rs"]
 mod parent;
+#[path = "main/snapshot.rs"]
+mod snapshot;
 #[path = "main/stop.rs"]
 mod stop;
 
@@ -29,6 +31,8 @@ enum Command {
     Server,
     /// A member in memory for as long as the parent lives.
     Dev,
+    /// Work on snapshot files.
+    Snapshot,
 }
 
 fn main() -> ExitCode {
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
     match take_command(&program, &mut args) {
         Ok(Command::Server) => serve(args),
         Ok(Command::Dev) => serve_for_parent(args),
+        Ok(Command::Snapshot) => snapshot::run(args),
         Err(unknown) => end_with(&config::Error::Usage(format!("unknown command: {}", unknown.display()))),
     }
 }
@@ -50,6 +55,7 @@ fn take_command(program: &OsStr, args: &mut Vec<OsString>) -> Result<Command, Os
         None => return Ok(Command::Server),
         Some(Some("server")) => Command::Server,
         Some(Some("dev")) => Command::Dev,
+        Some(Some("snapshot")) => Command::Snapshot,
         Some(Some("help")) => {
             args[0] = "--help".into();
             return Ok(Command::Server);
@@ -107,10 +113,11 @@ fn serve_for_parent(args: Vec<OsString>) -> ExitCode {
                 tracing::warn!(%error, "nobody reads where the member listens");
             }
         };
+        let (told, orphaned) = (stop::asked(), parent::ended());
         let asked = async {
             tokio::select! {
-                reason = stop::asked() => reason,
-                () = parent::ended() => "the parent ended",
+                reason = told => reason,
+                () = orphaned => "the parent ended",
             }
         };
         run(config, ready, asked).await
@@ -242,6 +249,7 @@ mod tests {
         assert_eq!(take("/bin/kelson", &["--name=a"]), (Ok(Command::Server), name()));
         assert_eq!(take("kelson", &["server", "--name=a"]), (Ok(Command::Server), name()));
         assert_eq!(take("kelson", &["dev", "--name=a"]), (Ok(Command::Dev), name()));
+        assert_eq!(take("kelson", &["snapshot", "status", "f"]).0, Ok(Command::Snapshot));
         assert_eq!(take("kelson", &["help"]), (Ok(Command::Server), vec!["--help".into()]));
         assert_eq!(take("kelson", &["nope"]).0, Err("nope".into()));
     }

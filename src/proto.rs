@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
 use prost::DecodeError;
-use prost::encoding::{
-    DecodeContext, WireType, decode_key, decode_varint, encode_varint, encoded_len_varint, skip_field,
-};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_varint, encoded_len_varint, skip_field};
 
 /// etcd's package `mvccpb`; its `KeyValue` is [`Record`].
 pub mod mvccpb {
@@ -26,7 +24,6 @@ pub mod leasepb {
     tonic::include_proto!("leasepb");
 }
 /// etcd's package `etcdserverpb`.
-#[expect(clippy::large_enum_variant, reason = "generated; the variants are the API's")]
 pub mod etcdserverpb {
     tonic::include_proto!("etcdserverpb");
 }
@@ -53,7 +50,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 pub struct Record(Arc<[u8]>);
 
 /// A record taken apart; `value` is a range into the record's bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fields {
     /// Where the key lies.
     pub key: Range<usize>,
@@ -67,6 +64,8 @@ pub struct Fields {
     pub value: Range<usize>,
     /// Lease the key is attached to; 0 = none.
     pub lease: i64,
+    /// Whether each field stood once, in the order of their numbers.
+    ascending: bool,
 }
 
 const KEY: u32 = 1;
@@ -93,15 +92,32 @@ pub struct Put<'a> {
     pub lease: i64,
 }
 
+impl Put<'_> {
+    fn encoded_len(&self) -> usize {
+        bytes_len(self.key)
+            + int_len(self.create_revision)
+            + int_len(self.mod_revision)
+            + int_len(self.version)
+            + bytes_len(self.value)
+            + int_len(self.lease)
+    }
+}
+
+fn put_of<'a>(bytes: &'a [u8], fields: &Fields) -> Put<'a> {
+    Put {
+        key: &bytes[fields.key.clone()],
+        value: &bytes[fields.value.clone()],
+        create_revision: fields.create_revision,
+        mod_revision: fields.mod_revision,
+        version: fields.version,
+        lease: fields.lease,
+    }
+}
+
 impl Record {
     /// Encodes a record.
     pub fn put(put: Put<'_>) -> Self {
-        let len = bytes_len(put.key)
-            + int_len(put.create_revision)
-            + int_len(put.mod_revision)
-            + int_len(put.version)
-            + bytes_len(put.value)
-            + int_len(put.lease);
+        let len = put.encoded_len();
         let mut out = Vec::with_capacity(len);
         put_bytes(KEY, put.key, &mut out);
         put_int(CREATE_REVISION, put.create_revision, &mut out);
@@ -123,8 +139,13 @@ impl Record {
     /// # Errors
     /// When they are not an encoded KeyValue. Bytes in another field order are accepted and re-encoded.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let decoded = <Self as prost::Message>::decode(bytes)?;
-        Ok(decoded)
+        // What we or etcd wrote is canonical and taken as it is; canonical means that encoding it again changes nothing.
+        let fields = Fields::parse(bytes)?;
+        let put = put_of(bytes, &fields);
+        if put.encoded_len() == bytes.len() && fields.ascending {
+            return Ok(Self(bytes.into()));
+        }
+        Ok(Self::put(put))
     }
 
     /// The same record without its value, as `keys_only` answers it.
@@ -146,7 +167,7 @@ impl Record {
     pub fn key(&self) -> &[u8] {
         // The key is the first field, and keys are short: the usual case is two bytes before it.
         match self.0.first() {
-            Some(&tag) if tag == 0x0a => {
+            Some(&0x0a) => {
                 let len = self.0[1];
                 if len < 0x80 { &self.0[2..2 + usize::from(len)] } else { &self.0[self.fields().key] }
             }
@@ -185,23 +206,20 @@ impl Record {
     }
 
     fn as_put<'a>(&'a self, fields: &Fields) -> Put<'a> {
-        Put {
-            key: &self.0[fields.key.clone()],
-            value: &self.0[fields.value.clone()],
-            create_revision: fields.create_revision,
-            mod_revision: fields.mod_revision,
-            version: fields.version,
-            lease: fields.lease,
-        }
+        put_of(&self.0, fields)
     }
 }
 
 impl Fields {
     fn parse(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut rest = bytes;
-        let mut fields = Self::default();
+        let mut fields =
+            Self { key: 0..0, create_revision: 0, mod_revision: 0, version: 0, value: 0..0, lease: 0, ascending: true };
+        let mut before = 0;
         while !rest.is_empty() {
             let (tag, wire_type) = decode_key(&mut rest)?;
+            fields.ascending &= tag > before;
+            before = tag;
             match (tag, wire_type) {
                 (KEY | VALUE, WireType::LengthDelimited) => {
                     let len = usize::try_from(decode_varint(&mut rest)?).map_err(|_| truncated())?;
@@ -349,6 +367,12 @@ mod tests {
             proptest::prop_assert_eq!(record.value(), &value[..]);
             proptest::prop_assert_eq!(record.lease(), lease);
             proptest::prop_assert_eq!(&Record::decode(&plain.encode_to_vec()[..]).unwrap(), &record);
+            proptest::prop_assert_eq!(&Record::from_bytes(record.as_bytes()).unwrap(), &record);
+            // The same fields, the value first: not canonical, and read all the same.
+            let mut turned = Vec::new();
+            put_bytes(VALUE, &value, &mut turned);
+            turned.extend(Plain { value: Vec::new(), ..plain.clone() }.encode_to_vec());
+            proptest::prop_assert_eq!(&Record::from_bytes(&turned).unwrap(), &record);
             let bare = record.without_value();
             proptest::prop_assert_eq!(bare.key(), &key[..]);
             proptest::prop_assert!(bare.value().is_empty());

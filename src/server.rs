@@ -2,9 +2,11 @@
 //! in reverse. `main` runs one; tests and programs that embed kelson start as many as they like, which never meet.
 
 mod dispatch;
+mod gather;
 mod listen;
 mod pages;
 mod recover;
+pub mod restore;
 mod services;
 mod workers;
 
@@ -19,9 +21,10 @@ use tokio::sync::watch as channel;
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
-use crate::config::{Address, Config, Url};
+use crate::config::{Address, Config, Url, ids};
 use crate::metrics::Metrics;
 use crate::proto::etcdserverpb as pb;
+use crate::raft::apply::Mark;
 use crate::raft::types::MemberInfo;
 use crate::raft::{self, Identity, Node};
 use crate::state::Command;
@@ -90,9 +93,11 @@ impl Server {
         let metrics = Arc::new(Metrics::new(&config));
         let opened = {
             let (config, metrics, clock) = (config.clone(), metrics.clone(), clock.clone());
-            tokio::task::spawn_blocking(move || recover::open(&config, &metrics, &clock)).await.map_err(io::Error::other)??
+            tokio::task::spawn_blocking(move || recover::open(&config, &metrics, &clock))
+                .await
+                .map_err(io::Error::other)??
         };
-        let identity = Arc::new(Identity::new(config.member_id(), config.cluster_id()));
+        let identity = Arc::new(identity(&config, &opened.mark));
         metrics.set_member_id(identity.member_id);
         let hub = {
             let identity = identity.clone();
@@ -123,7 +128,7 @@ impl Server {
             let (options, origin) = (raft_options(&config), draw_origin()?);
             raft.run(Node::start(options, origin, parts)).await??
         };
-        let workers = Arc::new(Workers::start(io_threads(&config))?);
+        let workers = Arc::new(Workers::start(io_threads(&config), raft.handle())?);
         let assembly = Arc::new(Assembly::new(&config, &clock, &metrics, &node, &hub, &lessor, raft.handle()));
         let (draining, _) = channel::channel(false);
         let mut server = Self {
@@ -195,9 +200,12 @@ impl Server {
         };
         let id = self.node.status().member_id;
         let member = pb::Member { id, name: config.name.clone(), client_ur_ls, ..pb::Member::default() };
-        let known = self.node.store().members().iter().any(|known| {
-            known.id == id && known.name == member.name && known.client_ur_ls == member.client_ur_ls
-        });
+        let known = self
+            .node
+            .store()
+            .members()
+            .iter()
+            .any(|known| known.id == id && known.name == member.name && known.client_ur_ls == member.client_ur_ls);
         if !known {
             self.node.propose(Command::Publish(member)).await?;
         }
@@ -259,17 +267,28 @@ impl Server {
     }
 }
 
+/// Who this member is. As with etcd the `--initial-*` flags count when the member is made, later its data does; a member
+/// alone in its cluster can be nobody but the one named there.
+fn identity(config: &Config, mark: &Mark) -> Identity {
+    let members: Vec<u64> = mark.membership.membership().nodes().map(|(id, _)| *id).collect();
+    match members[..] {
+        [alone] => Identity::new(alone, ids::cluster_id(&[alone])),
+        _ => Identity::new(config.member_id(), config.cluster_id()),
+    }
+}
+
+/// The members that `--initial-cluster` names.
+fn initial_members(config: &Config) -> BTreeMap<u64, MemberInfo> {
+    let members = config.initial_cluster.values().map(|urls| {
+        let id = ids::member_id(urls, &config.initial_cluster_token, None);
+        (id, MemberInfo { peer_urls: urls.iter().map(ToString::to_string).collect() })
+    });
+    members.collect()
+}
+
 fn raft_options(config: &Config) -> raft::Options {
-    let initial_members: BTreeMap<u64, MemberInfo> = config
-        .initial_cluster
-        .values()
-        .map(|urls| {
-            let id = crate::config::ids::member_id(urls, &config.initial_cluster_token, None);
-            (id, MemberInfo { peer_urls: urls.iter().map(ToString::to_string).collect() })
-        })
-        .collect();
     raft::Options {
-        initial_members,
+        initial_members: initial_members(config),
         heartbeat_interval_ms: config.heartbeat_interval_ms,
         election_timeout_ms: config.election_timeout_ms,
         snapshot_count: config.snapshot_count,
@@ -282,9 +301,12 @@ fn draw_origin() -> Result<u64, Error> {
     getrandom::u64().map_err(|error| Error::Io(io::Error::other(error.to_string())))
 }
 
+/// Threads that serve connections. On two cores one thread for connections, Raft and apply costs a third less CPU per
+/// put than a thread for each, for no command changes threads before the log's (figures in benches/README.md); where
+/// there are cores to spare, half of them serve.
 fn io_threads(config: &Config) -> usize {
     match config.io_threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
         threads => threads,
     }
 }
@@ -294,6 +316,8 @@ fn address(url: &Url) -> Result<SocketAddr, Error> {
     let failed = |reason: String| Error::Listen { url: url.to_string(), reason };
     match url.listen_address().map_err(failed)? {
         Address::Tcp(address) => Ok(address),
-        Address::Unix(path) => Err(failed(format!("unix sockets ({}) are not served yet; use an IP address", path.display()))),
+        Address::Unix(path) => {
+            Err(failed(format!("unix sockets ({}) are not served yet; use an IP address", path.display())))
+        }
     }
 }

@@ -10,6 +10,7 @@ const WIDTH: usize = 100;
 pub const USAGE: &str = "Usage:
   kelson [server] [flags]    Run a member.
   kelson dev                 Run a member in memory, on a free port, for as long as its parent lives.
+  kelson snapshot COMMAND    Save, look at and restore snapshots: see kelson snapshot --help.
   etcd [flags]               The same program under the name etcd takes flags only.
 
   --help, -h                 All flags with their defaults.

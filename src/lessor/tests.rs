@@ -1,3 +1,5 @@
+//! The clocks of leases, with a clock that the tests turn.
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 

@@ -10,10 +10,12 @@ use rustix::process::getppid;
 /// How often the parent's id is looked at: a process whose parent ended gets another.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Returns soon after the parent that was there at the call has ended; never if there is none.
-pub async fn ended() {
-    let Some(parent) = getppid() else { return std::future::pending().await };
-    while getppid() == Some(parent) {
-        tokio::time::sleep(POLL_INTERVAL).await;
+/// Resolves soon after the parent that is there at the call has ended; never if there is none.
+pub fn ended() -> impl Future<Output = ()> {
+    let parent = getppid();
+    async move {
+        while parent.is_none() || getppid() == parent {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
     }
 }

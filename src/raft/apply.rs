@@ -192,7 +192,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // Only a member that lags behind a leader is sent a snapshot, and a sole voter never lags.
         Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            format!("snapshot {:?} at {} came from a peer, but this member has none", meta.last_log_id, snapshot.display()),
+            format!(
+                "snapshot {:?} at {} came from a peer, but this member has none",
+                meta.last_log_id,
+                snapshot.display()
+            ),
         ))
     }
 

@@ -167,9 +167,10 @@ impl Batcher {
 
 impl Open {
     fn batch(&mut self, origin: u64) -> &mut Batch {
-        let full = self.batches.back().is_none_or(|batch| {
-            batch.payload.len() > BATCH_BYTES_MAX || batch.replies.len() >= BATCH_COMMANDS_MAX
-        });
+        let full = self
+            .batches
+            .back()
+            .is_none_or(|batch| batch.payload.len() > BATCH_BYTES_MAX || batch.replies.len() >= BATCH_COMMANDS_MAX);
         if full {
             let mut payload = BytesMut::with_capacity(4096);
             Proposal::begin(origin, &mut payload);

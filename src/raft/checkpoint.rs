@@ -170,7 +170,8 @@ impl Checkpoint {
             };
             inner.run(&mut writer);
         };
-        let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(body).expect("a thread can be started");
+        let thread =
+            std::thread::Builder::new().name("checkpoint".into()).spawn(body).expect("a thread can be started");
         *self.0.thread.lock() = Some(thread);
     }
 
@@ -302,7 +303,7 @@ impl Writer {
         let compact_revision = meta.compact_revision;
         if self.reopen.is_some() {
             let started = inner.clock.now();
-            self.write(&mark, &meta, base)?;
+            inner.size_on_disk.store(self.write(&mark, &meta, base)?, Ordering::Relaxed);
             (inner.observe_flush)(inner.clock.now() - started);
         }
         inner.revision.store(revision, Ordering::Release);
@@ -313,7 +314,8 @@ impl Writer {
         Ok(())
     }
 
-    fn write(&mut self, mark: &Mark, meta: &Meta, base: Option<View>) -> Result<(), engine::Error> {
+    /// Brings the engine to a mark, durably; returns the bytes that its files take.
+    fn write(&mut self, mark: &Mark, meta: &Meta, base: Option<View>) -> Result<u64, engine::Error> {
         if self.engine.is_none()
             && let Some(reopen) = &mut self.reopen
         {
@@ -357,8 +359,9 @@ impl Writer {
         self.batch.put(&engine::meta_key(META_KEY), &meta.encode());
         engine.write(&self.batch)?;
         engine.flush()?;
+        engine.relieve()?;
         self.dropped.clear();
-        Ok(())
+        engine.size_on_disk()
     }
 
     fn compact(&mut self, inner: &Inner, written: i64, compact_revision: i64) {

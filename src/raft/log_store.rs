@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -13,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::types::{Entry, LogId, Membership, Payload, Proposal, TypeConfig, Vote, log_id};
-use crate::storage::log::{Log, LogEntry, Recovered};
+use crate::storage::log::{Done, Log, LogEntry, Recovered};
 
 /// What an entry holds; on disk, never reuse a number.
 const KIND_BLANK: u8 = 0;
@@ -161,6 +162,26 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         shared.last = shared.last.max(Some(purged));
         Ok(())
     }
+}
+
+/// Lets an empty log begin behind `applied`, the last entry of a restored state: everything up to it counts as purged,
+/// so that the log is never taken for a new one, and the vote is of its term, so that elections go on from there. Durable
+/// on return; blocks.
+///
+/// # Errors
+/// The disk's.
+pub fn begin_behind(log: &Log, member_id: u64, applied: LogId) -> io::Result<()> {
+    let vote = encode(&Vote::new(applied.leader_id.term, member_id))?;
+    wait_for(|done| log.save_vote(vote, done))?;
+    let purged = encode(&applied)?;
+    wait_for(|done| log.purge(applied.index, purged, done))
+}
+
+fn wait_for(start: impl FnOnce(Done)) -> io::Result<()> {
+    let (sender, outcome) = sync_channel(1);
+    // The receiver waits below, so that nothing is lost.
+    start(Box::new(move |result| drop(sender.send(result))));
+    outcome.recv().map_err(|_| io::Error::other("the log thread has ended"))?
 }
 
 fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {

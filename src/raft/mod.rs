@@ -9,6 +9,8 @@ pub mod error;
 pub mod log_store;
 pub mod network;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 pub mod types;
 
 use std::collections::BTreeMap;
@@ -312,7 +314,14 @@ impl Node {
             term: self.identity.term.load(Ordering::Acquire),
             committed_index: applied_index,
             applied_index,
-            is_learner: self.shared.mark.lock().membership.membership().learner_ids().any(|id| id == self.identity.member_id),
+            is_learner: self
+                .shared
+                .mark
+                .lock()
+                .membership
+                .membership()
+                .learner_ids()
+                .any(|id| id == self.identity.member_id),
         }
     }
 

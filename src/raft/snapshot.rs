@@ -70,8 +70,11 @@ impl Image {
             remaining_ttl: lease.remaining_ttl,
         }))?;
         file.members(&self.members())?;
-        let compacted = (self.meta.compact_revision > 0)
-            .then_some(RevisionKey { main: self.meta.compact_revision, sub: 0, tombstone: false });
+        let compacted = (self.meta.compact_revision > 0).then_some(RevisionKey {
+            main: self.meta.compact_revision,
+            sub: 0,
+            tombstone: false,
+        });
         let voters = self.mark.membership.voter_ids().collect();
         file.meta(&etcd_file::Meta {
             consistent_index: self.mark.log_id.map_or(0, |id| id.index),
@@ -213,7 +216,10 @@ impl Snapshots {
     }
 
     /// Writes and verifies a file, then forgets the ones before it.
-    fn save(&self, image: &Image) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn save(&self, image: &Image) -> io::Result<()> {
         let Some((disk, dir)) = &self.dir else {
             self.set_current(&image.mark, PathBuf::new());
             return Ok(());

@@ -61,7 +61,7 @@ impl Kv {
         check::range_stream(&request)?;
         let view = self.view(request.serializable).await?;
         let header = self.node.header(view.revision());
-        Ok(RangeStream::new(view, header, request)?)
+        Ok(RangeStream::new(Arc::clone(self.node.store()), &view, header, request)?)
     }
 
     /// Writes one key.
@@ -112,7 +112,7 @@ impl Kv {
         Ok(response)
     }
 
-    /// Forgets the history before a revision.
+    /// Forgets the history before a revision; with `physical`, waits until its space is reclaimed.
     ///
     /// # Errors
     /// A compacted or future revision; the proposal's fate; with `physical`, that the member stops while it waits.

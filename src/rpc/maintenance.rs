@@ -151,7 +151,11 @@ fn bytes(size: u64) -> i64 {
 
 /// An alarm as etcd prints it in a status.
 fn describe(alarm: &pb::AlarmMember) -> String {
-    format!("memberID:{} alarm:{} ", alarm.member_id, alarm.alarm().as_str_name())
+    // As Go prints a message: what is zero is not printed.
+    match alarm.member_id {
+        0 => format!("alarm:{} ", alarm.alarm().as_str_name()),
+        id => format!("memberID:{id} alarm:{} ", alarm.alarm().as_str_name()),
+    }
 }
 
 /// `major.minor` of a version, by etcd's rule: `major.minor` or `major.minor.patch`, which may have a suffix.

@@ -17,8 +17,8 @@ pub type Answer = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// The gRPC services of one member.
 pub trait Services: Send + Sync + 'static {
-    /// The answer of the service that the path names; the request again when there is none.
-    fn call(&self, request: Request<Incoming>) -> Result<Answer, Request<Incoming>>;
+    /// The answer of the service that the path names, or that there is none of that name.
+    fn call(&self, request: Request<Incoming>) -> Answer;
 }
 
 /// The HTTP pages of one member.
@@ -38,14 +38,11 @@ pub struct Dispatch {
 
 impl Handler for Dispatch {
     fn call(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send + use<> {
-        let answer = match (is_grpc(&request), &self.services, &self.pages) {
-            (true, Some(services), _) => services.call(request),
-            (false, _, Some(pages)) => Ok(pages.call(request)),
-            _ => Err(request),
-        };
-        match answer {
-            Ok(answer) => Either::Left(answer),
-            Err(request) => Either::Right(std::future::ready(refusal(&request))),
+        match (is_grpc(&request), &self.services, &self.pages) {
+            (true, Some(services), _) => Either::Left(services.call(request)),
+            (false, _, Some(pages)) => Either::Left(pages.call(request)),
+            (true, None, _) => Either::Right(std::future::ready(unknown_service(request.uri().path()))),
+            (false, _, None) => Either::Right(std::future::ready(not_found())),
         }
     }
 }
@@ -63,12 +60,12 @@ pub fn service_name(path: &str) -> &str {
     path.split('/').nth(1).unwrap_or_default()
 }
 
-/// Nobody serves this: for gRPC in grpc-go's words.
-fn refusal(request: &Request<Incoming>) -> Response<Body> {
-    if is_grpc(request) {
-        let name = service_name(request.uri().path());
-        return Status::new(Code::Unimplemented, format!("unknown service {name}")).into_http();
-    }
+/// No service of that name, in grpc-go's words.
+pub fn unknown_service(path: &str) -> Response<Body> {
+    Status::new(Code::Unimplemented, format!("unknown service {}", service_name(path))).into_http()
+}
+
+fn not_found() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NOT_FOUND;
     response

@@ -5,18 +5,20 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch as channel;
 use tonic::body::Body;
 
+use super::gather::Gathered;
 use super::workers::Workers;
 
 /// Connections waiting to be accepted, as Go's default.
@@ -110,12 +112,7 @@ pub async fn accept<H: Handler>(
     }
 }
 
-async fn serve<H: Handler>(
-    stream: TcpStream,
-    handler: H,
-    options: &Options,
-    mut draining: channel::Receiver<bool>,
-) {
+async fn serve<H: Handler>(stream: TcpStream, handler: H, options: &Options, mut draining: channel::Receiver<bool>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
@@ -137,17 +134,25 @@ async fn serve<H: Handler>(
         let answer = handler.call(request);
         answer.map(Ok::<_, Infallible>)
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let socket = Gathered::new(stream);
+    let connection = builder.serve_connection(socket.clone(), service);
     tokio::pin!(connection);
     let drain = async move { draining.wait_for(|&draining| draining).await.is_ok() };
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        _ = drain => {
+    tokio::pin!(drain);
+    let mut is_draining = false;
+    let turn = std::future::poll_fn(|cx| {
+        if !is_draining && drain.as_mut().poll(cx).is_ready() {
+            is_draining = true;
             connection.as_mut().graceful_shutdown();
-            connection.await
         }
-    };
-    if let Err(error) = result {
+        let turn = connection.as_mut().poll(cx);
+        // The end of the turn: what it wrote goes to the kernel. A full socket wakes this task when it is not.
+        match socket.drain(cx) {
+            Poll::Ready(Err(error)) if turn.is_pending() => Poll::Ready(Err(error.into())),
+            Poll::Ready(_) | Poll::Pending => turn,
+        }
+    });
+    if let Err(error) = turn.await {
         tracing::debug!(%error, "connection ended");
     }
 }

@@ -72,7 +72,9 @@ fn log_options(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> LogOpt
 
 fn open_memory(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Opened, Error> {
     let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
-    let (log, recovered) = Log::open(disk, Path::new("/log"), log_options(config, metrics, clock))?;
+    let log_dir = Path::new("/log");
+    disk.create_dir_all(log_dir)?;
+    let (log, recovered) = Log::open(disk, log_dir, log_options(config, metrics, clock))?;
     let store = Arc::new(Store::new());
     let mark = Mark::default();
     let checkpoint = Checkpoint::memory_only(&store, clock.clone());
@@ -96,7 +98,7 @@ fn open_dir(config: &Config, dir: &Path, metrics: &Arc<Metrics>, clock: &Clock) 
     // Only for its reading of the marks; the node makes its own.
     let marks = LogStore::new(log.clone(), &recovered).map_err(|error| Error::Recovery(error.to_string()))?;
     let span = Span { purged: marks.purged().map_or(0, |id| id.index), last: marks.last_index() };
-    let snapshots = Snapshots::open(disk, data_dir.state_dir().join("snapshot"))?;
+    let snapshots = Snapshots::open(disk, data_dir.snapshot_dir())?;
     let (engine, loaded) = open_checkpoint(&data_dir.state_dir().join("checkpoint"), span)?;
     let loaded = match loaded {
         Some(loaded) => {
@@ -154,8 +156,7 @@ impl Span {
         if applied < self.purged {
             return Err(format!("it ends at entry {applied}, the log begins behind entry {}", self.purged));
         }
-        // A restored member begins with a snapshot and no log at all.
-        if applied > self.last && self.last > 0 {
+        if applied > self.last {
             return Err(format!("it has applied entry {applied}, the log ends at entry {}", self.last));
         }
         Ok(())
@@ -188,6 +189,7 @@ fn sled_config(dir: &Path) -> SledConfig {
 
 fn from_snapshot(snapshots: &Snapshots, span: Span) -> Result<Option<Loaded>, Error> {
     let Some(loaded) = snapshots.load()? else { return Ok(None) };
-    span.fits(&loaded.mark).map_err(|reason| Error::Recovery(format!("the snapshot file does not fit the log: {reason}")))?;
+    span.fits(&loaded.mark)
+        .map_err(|reason| Error::Recovery(format!("the snapshot file does not fit the log: {reason}")))?;
     Ok(Some(loaded))
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use ::http::{HeaderMap, Request, Response};
+use bytes::Bytes;
 use http_body::Frame;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -20,7 +20,7 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic_health::pb::health_server::HealthServer;
 
-use super::dispatch::{Answer, Pages, Services, service_name};
+use super::dispatch::{Answer, Pages, Services, service_name, unknown_service};
 use super::pages;
 use crate::clock::Clock;
 use crate::compactor::Compactor;
@@ -73,7 +73,7 @@ impl Assembly {
         let quota = Arc::new(rpc::quota::Quota::new(node.clone(), limits.quota_bytes));
         let (serving, served) = channel::channel(true);
         let kv = rpc::kv::Kv::new(node.clone(), quota.clone(), limits);
-        let lease = rpc::lease::Lease::new(node.clone(), lessor.clone(), quota, limits);
+        let lease = rpc::lease::Lease::new(node.clone(), lessor.clone(), quota);
         let maintenance =
             rpc::maintenance::Maintenance::new(node.clone(), limits, snapshot_source(node), disk_bytes(node));
         macro_rules! sized {
@@ -158,7 +158,7 @@ impl Drop for Assembly {
 }
 
 impl Services for Grpc {
-    fn call(&self, request: Request<Incoming>) -> Result<Answer, Request<Incoming>> {
+    fn call(&self, request: Request<Incoming>) -> Answer {
         let path = request.uri().path();
         let call = self.metrics.grpc.method(path).map(|method| {
             method.started.inc();
@@ -169,7 +169,7 @@ impl Services for Grpc {
                 streams: STREAMS.contains(&path),
             }
         });
-        Ok(match service_name(request.uri().path()) {
+        match service_name(request.uri().path()) {
             "etcdserverpb.KV" => serve(&self.kv, request, call),
             "etcdserverpb.Watch" => serve(&self.watch, request, call),
             "etcdserverpb.Lease" => serve(&self.lease, request, call),
@@ -177,8 +177,8 @@ impl Services for Grpc {
             "etcdserverpb.Maintenance" => serve(&self.maintenance, request, call),
             "grpc.health.v1.Health" => serve(&self.health, request, call),
             "grpc.reflection.v1.ServerReflection" => (self.reflection)(request),
-            _ => return Err(request),
-        })
+            _ => Box::pin(std::future::ready(unknown_service(request.uri().path()))),
+        }
     }
 }
 

@@ -10,9 +10,11 @@ use std::thread::JoinHandle;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch as channel};
 
-/// A set of runtimes, each on a thread of its own.
+/// The runtimes that serve connections.
 pub struct Workers {
-    workers: Vec<Worker>,
+    /// Threads of their own; none when connections are served by the thread that runs Raft.
+    _own: Vec<Worker>,
+    handles: Vec<Handle>,
     next: AtomicUsize,
     open: channel::Sender<usize>,
 }
@@ -69,10 +71,10 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        if let Some(end) = self.end.take() {
-            if end.send(()).is_err() {
-                tracing::debug!("a worker ended before it was told to");
-            }
+        if let Some(end) = self.end.take()
+            && end.send(()).is_err()
+        {
+            tracing::debug!("a worker ended before it was told to");
         }
         if let Some(thread) = self.thread.take()
             && thread.thread().id() != std::thread::current().id()
@@ -84,13 +86,19 @@ impl Drop for Worker {
 }
 
 impl Workers {
-    /// Starts `count` workers.
+    /// Starts `count` workers; with one, connections are served on `raft`, and no command changes threads before the
+    /// log's.
     ///
     /// # Errors
     /// As [`Worker::start`].
-    pub fn start(count: usize) -> io::Result<Self> {
-        let workers = (0..count.max(1)).map(|n| Worker::start(&format!("io-{n}"))).collect::<io::Result<_>>()?;
-        Ok(Self { workers, next: AtomicUsize::new(0), open: channel::channel(0).0 })
+    pub fn start(count: usize, raft: &Handle) -> io::Result<Self> {
+        let own = if count > 1 { count } else { 0 };
+        let own: Vec<_> = (0..own).map(|n| Worker::start(&format!("io-{n}"))).collect::<io::Result<_>>()?;
+        let mut handles: Vec<_> = own.iter().map(|worker| worker.handle().clone()).collect();
+        if handles.is_empty() {
+            handles.push(raft.clone());
+        }
+        Ok(Self { _own: own, handles, next: AtomicUsize::new(0), open: channel::channel(0).0 })
     }
 
     /// Counts a connection.
@@ -110,6 +118,6 @@ impl Workers {
     /// The worker whose turn it is.
     pub fn next(&self) -> &Handle {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        self.workers[turn % self.workers.len()].handle()
+        &self.handles[turn % self.handles.len()]
     }
 }

@@ -20,6 +20,8 @@ pub struct CompactSlice {
 pub(super) struct Pass {
     /// The last pass that came to its end compacted at this main revision.
     reached: i64,
+    /// The index has forgotten creations and removals up to this main revision.
+    forgotten: i64,
     /// The pass under way.
     current: Option<Current>,
 }
@@ -44,7 +46,13 @@ impl Store {
         // A watcher may start at the mark itself, so the batch there stays.
         let before = shared.compact_revision.min(up_to.saturating_add(1));
         let batches = shared.history.drop_before(before, keys_max.max(1));
-        let target = shared.compact_revision.min(up_to);
+        let mark = shared.compact_revision;
+        let target = mark.min(up_to);
+        let mut forgotten = None;
+        if mark > pass.forgotten {
+            forgotten = Some(shared.index.forget_reshapings(mark));
+            pass.forgotten = mark;
+        }
         if pass.current.is_none() && target > pass.reached {
             pass.current = Some(Current { at: target, from: None });
         }
@@ -57,6 +65,11 @@ impl Store {
             }
         }
         drop(shared);
+        let (reached, ended) = (pass.reached, pass.current.is_none());
+        drop(pass);
+        // What follows, counting and freeing, keeps nobody waiting.
+        let done = ended && reached >= target && batches.len() < keys_max.max(1);
+        drop((forgotten, batches));
         let mut bytes = 0;
         let mut dropped = Vec::new();
         for version in garbage.versions() {
@@ -67,7 +80,6 @@ impl Store {
             let mut shared = self.shared.write();
             shared.sizes.history_bytes = shared.sizes.history_bytes.saturating_sub(bytes);
         }
-        let done = pass.current.is_none() && pass.reached >= target && batches.len() < keys_max.max(1);
-        CompactSlice { done, reached: pass.reached, dropped }
+        CompactSlice { done, reached, dropped }
     }
 }

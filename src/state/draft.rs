@@ -57,8 +57,9 @@ impl<'a> Draft<'a> {
     }
 
     /// After it: what it did.
-    pub fn finish(self) -> Outcome {
+    pub fn finish(mut self) -> Outcome {
         let revision = self.start + 1;
+        self.changes.shrink_to_fit();
         let batch = (!self.changes.is_empty()).then(|| Arc::new(EventBatch { revision, changes: self.changes }));
         Outcome { batch, moves: self.moves, bytes: self.bytes }
     }
@@ -124,6 +125,10 @@ impl<'a> Draft<'a> {
             self.bytes.history += size(previous);
         }
         let prev_kv = previous.clone().filter(|_| request.prev_kv);
+        if self.changes.is_empty() {
+            // Most commands are one put: their batch, which history keeps, is to hold no more than that.
+            self.changes.reserve_exact(1);
+        }
         self.changes.push(Change { kind: ChangeKind::Put, record, previous });
         pb::PutResponse { header: None, prev_kv }
     }

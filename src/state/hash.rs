@@ -1,36 +1,43 @@
 //! etcd's `HashKV`: one number for what is kept, the same on every member and the same as etcd's for the same content.
 
 use super::event::Revision;
-use super::key_index::{Entry, KeyIndex, Version};
+use super::key_index::{Entry, FETCH, KeyIndex, Version, fetch};
 use crate::proto::Record;
 
 /// CRC-32C over `key` and then, in revision order, each kept revision up to `at`: its key in etcd's bucket and its
 /// encoded KeyValue. Of what lies at or before the compaction mark only the versions still current at `at` count, and no
 /// tombstones, for etcd's versions differ in whether they keep one at the mark.
 pub fn hash_kv(index: &KeyIndex, compact_revision: i64, at: i64) -> u32 {
-    let mut versions: Vec<&Version> = Vec::new();
+    let mut versions: Vec<(Revision, bool, &Record)> = Vec::new();
     index.for_each(|entry| {
         let current = current_at(entry, at).map(Version::revision);
-        versions.extend(entry.versions().filter(|version| {
-            let revision = version.revision();
-            let is_kept = revision.main > compact_revision || (Some(revision) == current && !version.is_tombstone());
-            revision.main <= at && is_kept
-        }));
+        for version in entry.versions() {
+            let (revision, tombstone) = (version.revision(), version.is_tombstone());
+            let is_kept = revision.main > compact_revision || (Some(revision) == current && !tombstone);
+            if revision.main <= at && is_kept {
+                versions.push((revision, tombstone, version.record()));
+            }
+        }
     });
-    versions.sort_unstable_by_key(|version| version.revision());
+    versions.sort_unstable_by_key(|(revision, ..)| *revision);
     let mut hash = crc32c::crc32c(b"key");
-    for version in versions {
-        let bucket_key = bucket_key(version.revision(), version.is_tombstone());
-        hash = crc32c::crc32c_append(hash, &bucket_key[..if version.is_tombstone() { 18 } else { 17 }]);
-        if version.is_tombstone() {
-            // etcd's own record of a deletion is the bare key.
-            let key = version.record().key();
-            hash = crc32c::crc32c_append(hash, Record::tombstone(key, 0).as_bytes());
-        } else {
-            hash = crc32c::crc32c_append(hash, version.record().as_bytes());
+    for versions in versions.chunks(FETCH) {
+        fetch(versions.iter().map(|(.., record)| *record));
+        for (revision, tombstone, record) in versions {
+            hash = add(hash, *revision, *tombstone, record);
         }
     }
     hash
+}
+
+fn add(hash: u32, revision: Revision, tombstone: bool, record: &Record) -> u32 {
+    let bucket_key = bucket_key(revision, tombstone);
+    if tombstone {
+        // etcd's own record of a deletion is the bare key.
+        let bare = Record::tombstone(record.key(), 0);
+        return crc32c::crc32c_append(crc32c::crc32c_append(hash, &bucket_key), bare.as_bytes());
+    }
+    crc32c::crc32c_append(crc32c::crc32c_append(hash, &bucket_key[..17]), record.as_bytes())
 }
 
 /// The versions that compaction at `compact_revision` keeps, up to `at`, in revision order.

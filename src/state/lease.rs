@@ -55,6 +55,11 @@ impl Leases {
         Self { leases: leases.collect() }
     }
 
+    /// Whether there is no lease.
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
     /// Whether the lease exists.
     pub fn contains(&self, id: i64) -> bool {
         self.leases.contains_key(&id)

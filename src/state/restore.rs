@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::alarm::Alarms;
 use super::event::{Change, ChangeKind, EventBatch, Revision};
 use super::history::History;
-use super::key_index::{Entry, KeyIndex, Version};
+use super::key_index::{Builder, Entry, FETCH, HEAD_BYTES, Version, fetch, head};
 use super::lease::Leases;
 use super::meta::{Meta, RestoreError};
 use super::store::{Shared, Sizes, Store};
@@ -37,55 +37,124 @@ impl Store {
             let record = if tombstone { Record::tombstone(record.key(), revision.main) } else { record };
             versions.push(Version::new(record, revision, tombstone));
         }
-        let mut order: Vec<u32> = (0..versions.len() as u32).collect();
-        order.sort_by(|a, b| versions[*a as usize].record().key().cmp(versions[*b as usize].record().key()));
+        let order = by_key(&versions);
         Ok(Self::build(meta, versions, &order))
     }
 
     /// `versions` in revision order; `order` their places by key, then revision.
     fn build(meta: Meta, versions: Vec<Version>, order: &[u32]) -> Self {
-        let mut leases = Leases::new(&meta.leases);
-        let mut sizes = Sizes::default();
-        let mut previous: Vec<Option<Record>> = vec![None; versions.len()];
-        let mut entries: Vec<(Entry, i64)> = Vec::new();
-        for &place in order {
-            let version = versions[place as usize].clone();
-            let main = version.revision().main;
-            match entries.last_mut().filter(|(entry, _)| entry.key() == version.record().key()) {
-                Some((entry, reshaped)) => {
-                    previous[place as usize] = entry.live().cloned();
-                    if entry.live().is_some() == version.is_tombstone() {
-                        *reshaped = main;
-                    }
-                    sizes.history_bytes += bytes(entry.newest());
-                    entry.push(version);
-                }
-                None => {
-                    let created = if version.is_tombstone() { main } else { version.record().create_revision() };
-                    entries.push((Entry::new(version), created));
-                }
+        let mut keys = Keys {
+            index: Builder::default(),
+            leases: Leases::new(&meta.leases),
+            sizes: Sizes::default(),
+            open: None,
+            previous: vec![None; versions.len()],
+            reshaping: vec![false; versions.len()],
+        };
+        for places in order.chunks(FETCH) {
+            fetch(places.iter().map(|place| versions[*place as usize].record()));
+            for &place in places {
+                keys.push(place as usize, versions[place as usize].clone());
             }
         }
-        for (entry, _) in &entries {
-            match entry.live() {
-                Some(record) => {
-                    sizes.live_bytes += bytes(entry.newest());
-                    leases.attach(record.lease(), record.key());
-                }
-                None => sizes.history_bytes += bytes(entry.newest()),
-            }
+        keys.close();
+        let mut index = keys.index.finish();
+        let after_mark = versions.partition_point(|version| version.revision().main <= meta.compact_revision);
+        for (version, _) in versions.iter().zip(&keys.reshaping).skip(after_mark).filter(|(_, reshaping)| **reshaping) {
+            index.note_reshaping(version);
         }
         let shared = Shared {
-            index: KeyIndex::from_sorted(entries.into_iter()),
+            index,
             revision: meta.revision.max(1),
             compact_revision: meta.compact_revision.max(0),
-            history: history(meta.compact_revision, versions, previous),
-            sizes,
+            history: history(meta.compact_revision, versions, keys.previous),
+            sizes: keys.sizes,
             alarms: Alarms::new(&meta.alarms),
             members: meta.members.into_iter().map(|member| (member.id, member)).collect::<BTreeMap<_, _>>(),
         };
-        Self::from_parts(leases, shared)
+        Self::from_parts(keys.leases, shared)
     }
+}
+
+/// What is gathered while going through all versions by key.
+struct Keys {
+    index: Builder,
+    leases: Leases,
+    sizes: Sizes,
+    /// The key at hand, with the main revision at which it was last created or removed, as far as is known: a creation
+    /// that compaction dropped lies before the first version left.
+    open: Option<(Entry, i64)>,
+    /// What each version superseded, by the version's place.
+    previous: Vec<Option<Record>>,
+    /// Whether each version created or removed its key.
+    reshaping: Vec<bool>,
+}
+
+impl Keys {
+    fn push(&mut self, place: usize, version: Version) {
+        let main = version.revision().main;
+        match self.open.as_mut().filter(|(entry, _)| entry.key() == version.record().key()) {
+            Some((entry, reshaped)) => {
+                self.previous[place] = entry.live().cloned();
+                if entry.live().is_some() == version.is_tombstone() {
+                    *reshaped = main;
+                    self.reshaping[place] = true;
+                }
+                self.sizes.history_bytes += bytes(entry.newest());
+                entry.push(version);
+            }
+            None => {
+                self.close();
+                self.reshaping[place] = true;
+                self.open = Some((Entry::new(version), main));
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        let Some((entry, reshaped)) = self.open.take() else { return };
+        match entry.live() {
+            Some(record) => {
+                self.sizes.live_bytes += bytes(entry.newest());
+                if !self.leases.is_empty() {
+                    self.leases.attach(record.lease(), record.key());
+                }
+            }
+            None => self.sizes.history_bytes += bytes(entry.newest()),
+        }
+        self.index.push(entry, reshaped);
+    }
+}
+
+/// The places of versions by key, then by revision. Comparing whole keys that are alike for most of their length, each
+/// somewhere else in memory, takes seconds for a million of them; so they are sorted by eight bytes at a time, and only
+/// what these leave equal is sorted by the next eight.
+fn by_key(versions: &[Version]) -> Vec<u32> {
+    let key = |place: u32| versions[place as usize].record().key();
+    let mut items: Vec<(u64, u32)> = (0..versions.len() as u32).map(|place| (0, place)).collect();
+    let mut ranges = vec![(0..items.len(), 0)];
+    while let Some((range, depth)) = ranges.pop() {
+        let items = &mut items[range.clone()];
+        let mut longest = 0;
+        for (head_of, place) in items.iter_mut() {
+            *head_of = head(key(*place), depth);
+            longest = longest.max(key(*place).len());
+        }
+        if longest <= depth {
+            // Equal but for zeros at the end, which the heads do not tell from nothing.
+            items.sort_unstable_by_key(|(_, place)| (key(*place).len(), *place));
+            continue;
+        }
+        items.sort_unstable();
+        let mut start = range.start;
+        for run in items.chunk_by(|(a, _), (b, _)| a == b) {
+            if run.len() > 1 {
+                ranges.push((start..start + run.len(), depth + HEAD_BYTES));
+            }
+            start += run.len();
+        }
+    }
+    items.into_iter().map(|(_, place)| place).collect()
 }
 
 /// Batches from the compaction mark on.

@@ -1,10 +1,10 @@
 //! The store: one writer applies commands, many readers take views. Called by `raft`, `watch`, `rpc`, `lessor`,
 //! `compactor` and the checkpoint; knows none of them.
 //!
-//! Locks, always taken in this order:
-//! 1. `writer`: held by whoever changes anything, for as long as it takes. No reader wants it.
-//! 2. `leases`: the lease table, apart from the rest because no range needs it.
-//! 3. `shared`: what views are made of. Held for one small command or a swap of roots, never for a long walk.
+//! Locks. Only who holds `writer` takes both others, so their order does not matter:
+//! - `writer`: held by whoever changes anything, for as long as it takes. No reader wants it.
+//! - `leases`: the lease table, apart from the rest because no range needs it.
+//! - `shared`: what views are made of. Held for one small command or a swap of roots, never for a long walk.
 
 use std::collections::BTreeMap;
 
@@ -194,6 +194,7 @@ impl Store {
 }
 
 impl Shared {
+    /// Pins the newest state.
     pub fn view(&self) -> View {
         View { index: self.index.clone(), revision: self.revision, compact_revision: self.compact_revision }
     }

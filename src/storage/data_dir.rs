@@ -174,6 +174,11 @@ impl DataDir {
         self.root.join("member/state")
     }
 
+    /// Where the member's own snapshot is.
+    pub fn snapshot_dir(&self) -> PathBuf {
+        self.state_dir().join("snapshot")
+    }
+
     /// The disk it is on.
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk

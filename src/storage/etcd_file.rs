@@ -403,6 +403,24 @@ impl SnapshotReader {
         self.bolt.verify_hash()
     }
 
+    /// Whether there is a hash behind the image.
+    pub fn has_hash(&self) -> bool {
+        self.bolt.has_hash()
+    }
+
+    /// Bytes of the pages in use, free ones between them included; what etcd calls the size of the snapshot.
+    pub fn used_bytes(&self) -> u64 {
+        self.bolt.used_bytes()
+    }
+
+    /// Entries of a bucket named by [`SnapshotReader::buckets`], in key order.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn bucket_named(&self, name: &[u8]) -> Result<Option<Cursor<'_>>, Error> {
+        self.bolt.bucket(name)
+    }
+
     /// Names of all buckets, also of those we do not know.
     ///
     /// # Errors

@@ -6,6 +6,9 @@
 //!
 //! The bytes are drawn in `record`, the files in `log/segment`, the rule of recovery stands in `log/recover`.
 //!
+//! A disk is trusted to write a sector of 512 bytes wholly or not at all, as all of today's say: the page in which the
+//! log ends is written again with the next records, and what was acknowledged in it must stay.
+//!
 //! After a failed write or sync nothing on disk can be trusted, so nothing is tried again: the log answers every
 //! request, then and later, with the error, and the owner is to end the process. Opening it again repairs the tail.
 

@@ -157,7 +157,7 @@ impl SegmentHeader {
             return Err(HeaderError::Damaged);
         }
         let format = u32_at(page, 12);
-        if format != u32::from(FORMAT) || u32_at(page, 20) != GROUP {
+        if format != u32::from(FORMAT) {
             return Err(HeaderError::Format(format));
         }
         Ok(Self { segment: u32_at(page, 16), epoch: u64_at(page, 24), bytes: u64_at(page, 32) })

@@ -7,8 +7,8 @@
 //! | its flusher thread aborts the process on any error | no flusher; [`Engine::flush`] is the only flush |
 //! | after a failed flush the next one, also that of a drop, waits for ever | after any error the store is left alone, never dropped |
 //! | every iterator flushes when dropped, and hides the error | a scan flushes what is pending itself, before |
-//! | it does not sync its `durability_cookie` nor directories it made | [`SyncPass`] after each flush |
-//! | a damaged metadata log makes it older, silently | [`Seal`] in each batch and in the `MANIFEST`, counted again at open |
+//! | it does not sync its `durability_cookie` nor directories it made | `SyncPass` after each flush |
+//! | a damaged metadata log makes it older, silently | `Seal` in each batch and in the `MANIFEST`, counted again at open |
 //! | damaged pages make it panic, or spin for ever | opened and counted on a thread, with a deadline |
 //! | such a thread would go on removing files by their paths | the store that takes its place has other paths: a generation |
 //! | opened with a snapshot and no log it deletes the snapshot | an empty log is put there before |
@@ -53,6 +53,8 @@ mod tests;
 const FANOUT: usize = 128;
 /// Longest part of a value within one entry: a leaf stays below 128 times this.
 const PIECE_BYTES: usize = 16 << 10;
+/// Bytes put since it was opened after which sled is opened anew, for it holds them all in memory until then.
+const HELD_BYTES_MAX: u64 = 64 << 20;
 const SLED_DIR: &str = "sled";
 const FIRST_GENERATION: u32 = 1;
 const WHOLE: u8 = 0;
@@ -462,6 +464,10 @@ impl Engine for SledEngine {
         written.inspect_err(|_| self.failed.set(true))?;
         self.promised = Some(self.seal);
         Ok(())
+    }
+
+    fn relieve(&mut self) -> Result<(), Error> {
+        self.reopen_if_over(HELD_BYTES_MAX).map(drop)
     }
 
     fn size_on_disk(&self) -> Result<u64, Error> {

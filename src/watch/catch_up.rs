@@ -14,6 +14,9 @@ use super::{CompactedAt, SLICE_REVISIONS_MAX};
 use crate::proto::mvccpb::Event;
 use crate::state::EventBatch;
 
+/// Stale entries that are not worth a pass over the queue.
+const STALE_MIN: usize = 64;
+
 /// A stream's watchers that read history.
 #[derive(Debug, Default)]
 pub(super) struct CatchUp {
@@ -45,8 +48,8 @@ pub(super) enum Step {
     Idle,
     /// It moved on, at a cost in changes looked at.
     Moved(usize),
-    /// These events go to the watcher with this id; the history was read up to `revision`.
-    Events { id: i64, events: Vec<Event>, revision: i64, changes: usize },
+    /// These events go to the watcher at this place; `revision` was published.
+    Events { at: (usize, usize), events: Vec<Event>, revision: i64, changes: usize },
     /// The history a watcher needs is gone; it has to be cancelled.
     Compacted { id: i64, mark: CompactedAt },
 }
@@ -55,6 +58,19 @@ impl CatchUp {
     /// Gives a watcher its turns, from now on.
     pub fn push(&mut self, id: i64, serial: u64) {
         self.queue.push_back((id, serial));
+    }
+
+    /// Drops stale entries when they outnumber the others, so that watches opened and cancelled in turn do not pile up.
+    pub fn shed(&mut self, set: &WatchSet) {
+        if self.queue.len() > 2 * set.unsynced() + STALE_MIN {
+            self.queue.retain(|&(id, serial)| is_waiting(set, id, serial));
+        }
+    }
+
+    /// How many entries stand in the queue.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.queue.len()
     }
 
     /// Serves the next in turn. Numbers of subscriptions whose group holds news for a watcher that caught up go to
@@ -101,14 +117,18 @@ impl CatchUp {
             }
             set.count_synced(1);
         }
-        if events.is_empty() { Step::Moved(changes) } else { Step::Events { id, events, revision, changes } }
+        if events.is_empty() {
+            Step::Moved(changes)
+        } else {
+            Step::Events { at: (number, place), events, revision, changes }
+        }
     }
 
     /// Reads the slice that the first in the queue needs; false when that one is stale, and was dropped, or there is none.
     fn read(&mut self, hub: &Hub, set: &WatchSet) -> Result<bool, (i64, CompactedAt)> {
         self.slice = None;
         let Some(&(id, serial)) = self.queue.front() else { return Ok(false) };
-        let Some(watcher) = set.get(id).filter(|watcher| watcher.serial == serial && !watcher.synced) else {
+        let Some(watcher) = set.get(id).filter(|_| is_waiting(set, id, serial)) else {
             self.queue.pop_front();
             return Ok(false);
         };
@@ -127,4 +147,9 @@ impl CatchUp {
         self.slice = Some(Slice { from, to, up_to, batches, changes, compacted, left: self.queue.len() - 1 });
         Ok(true)
     }
+}
+
+/// Whether an entry of the queue is not stale.
+fn is_waiting(set: &WatchSet, id: i64, serial: u64) -> bool {
+    set.get(id).is_some_and(|watcher| watcher.serial == serial && !watcher.synced)
 }

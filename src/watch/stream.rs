@@ -123,6 +123,18 @@ impl<S> WatchStream<S> {
     pub(super) fn tick(&mut self) {
         self.side.tick();
     }
+
+    /// Decides whose turn it is, as no order of turns may matter to what a client is told.
+    #[cfg(test)]
+    pub(super) fn set_turn(&mut self, catch_up_next: bool) {
+        self.side.catch_up_next = catch_up_next;
+    }
+
+    /// Watchers in line for the history, stale ones too.
+    #[cfg(test)]
+    pub(super) fn catching_up(&self) -> usize {
+        self.side.catch_up.len()
+    }
 }
 
 impl<S> Stream for WatchStream<S>
@@ -204,8 +216,8 @@ impl ServerSide {
                 Ok(self.step_catch_up())
             }
             tip::Step::Moved => Ok(WORK_PER_STEP),
-            tip::Step::Events { id, events, revision } => {
-                self.send(id, events, revision);
+            tip::Step::Events { at, events, revision } => {
+                self.send(at, events, revision);
                 Ok(WORK_PER_STEP)
             }
         }
@@ -215,23 +227,22 @@ impl ServerSide {
         match self.catch_up.step(&self.hub, &mut self.set, &mut self.tip.todo) {
             catch_up::Step::Idle => 0,
             catch_up::Step::Moved(changes) => WORK_PER_STEP + changes,
-            catch_up::Step::Events { id, events, revision, changes } => {
-                self.send(id, events, revision);
+            catch_up::Step::Events { at, events, revision, changes } => {
+                self.send(at, events, revision);
                 WORK_PER_STEP + changes
             }
             catch_up::Step::Compacted { id, mark } => {
-                self.set.remove(id);
+                self.set.end(id);
                 self.ready.push_back(self.compacted(id, mark.0));
                 WORK_PER_STEP
             }
         }
     }
 
-    fn send(&mut self, id: i64, events: Vec<Event>, revision: i64) {
-        let last = events.last().and_then(|event| event.kv.as_ref()).map_or(0, |record| record.mod_revision());
-        let header = self.header(revision.max(last));
+    fn send(&mut self, (number, place): (usize, usize), events: Vec<Event>, revision: i64) {
+        let header = self.header(revision);
         self.events_sent += events.len();
-        let Some(watcher) = self.set.get_mut(id) else { return };
+        let watcher = &mut self.set.subscriptions[number].watchers[place];
         if watcher.progress == Progress::Due {
             watcher.progress = Progress::Skipped;
         }
@@ -264,7 +275,7 @@ impl ServerSide {
         let Ok(range) = KeyRange::new(&request.key, &request.range_end) else {
             return self.refuse("mvcc: watcher range is empty");
         };
-        if self.set.len() >= self.hub.options.watchers_per_stream_max {
+        if self.set.ids() >= self.hub.options.watchers_per_stream_max {
             return self.refuse("etcdserver: too many watchers on the stream");
         }
         let Ok(id) = self.set.choose_id(request.watch_id) else {
@@ -272,6 +283,7 @@ impl ServerSide {
         };
         let mark = self.hub.history.compact_revision();
         if request.start_revision != 0 && request.start_revision < mark {
+            self.set.end(id);
             let header = self.header_now();
             self.ready.push_back(created(header, id));
             self.ready.push_back(self.compacted(id, mark));
@@ -285,6 +297,7 @@ impl ServerSide {
         });
         if !watcher.synced {
             self.catch_up.push(id, watcher.serial);
+            self.catch_up.shed(&self.set);
         }
         if request.progress_notify && self.ticker.is_none() {
             self.ticker = Some(self.next_tick());
@@ -294,7 +307,7 @@ impl ServerSide {
     }
 
     fn cancel(&mut self, id: i64) {
-        if self.set.remove(id) {
+        if self.set.cancel(id) {
             let header = Some(self.header_now());
             self.ready.push_back(pb::WatchResponse { header, watch_id: id, canceled: true, ..Default::default() });
         }

@@ -48,8 +48,8 @@ pub(super) enum Step {
     Idle(i64),
     /// It moved on.
     Moved,
-    /// These events go to the watcher with this id; `revision` was published.
-    Events { id: i64, events: Vec<Event>, revision: i64 },
+    /// These events go to the watcher at this place; `revision` is one that the state shows, not before theirs.
+    Events { at: (usize, usize), events: Vec<Event>, revision: i64 },
 }
 
 impl Tip {
@@ -108,9 +108,14 @@ impl Tip {
                 fallen += 1;
                 continue;
             }
+            if watcher.next <= visit.taken.after {
+                // It caught up since these were taken and needs older ones, too: the visit it asked for brings both.
+                continue;
+            }
             let events = watcher.advance(&visit.taken.entries, visit.taken.last);
             if !events.is_empty() {
-                step = Step::Events { id: watcher.id, events, revision: self.round };
+                let revision = self.round.max(visit.taken.last);
+                step = Step::Events { at: (visit.number, visit.left), events, revision };
                 break;
             }
         }

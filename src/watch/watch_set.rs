@@ -1,6 +1,6 @@
 //! The watchers of one stream: who has which id, and which of them share a group.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -36,6 +36,8 @@ pub(super) struct WatchSet {
     numbers: HashMap<KeyRange, usize>,
     /// From id to (subscription, place among its watchers).
     places: HashMap<i64, (usize, usize)>,
+    /// Ids of watchers that compaction ended and their client has not cancelled: still in use, as in etcd.
+    ended: HashSet<i64>,
     /// The smallest id never chosen by this side.
     next_id: i64,
     next_serial: u64,
@@ -50,18 +52,25 @@ impl WatchSet {
             subscriptions: Slab::new(),
             numbers: HashMap::new(),
             places: HashMap::new(),
+            ended: HashSet::new(),
             next_id: 0,
             next_serial: 0,
             unsynced: 0,
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.places.len()
+    /// Ids in use.
+    pub fn ids(&self) -> usize {
+        self.places.len() + self.ended.len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
+    }
+
+    /// Watchers that read history.
+    pub fn unsynced(&self) -> usize {
+        self.unsynced
     }
 
     /// Whether no watcher reads history.
@@ -82,11 +91,6 @@ impl WatchSet {
         Some(&self.subscriptions[number].watchers[place])
     }
 
-    pub fn get_mut(&mut self, id: i64) -> Option<&mut Watcher> {
-        let &(number, place) = self.places.get(&id)?;
-        Some(&mut self.subscriptions[number].watchers[place])
-    }
-
     /// Where a watcher is: its subscription and its place there.
     pub fn place(&self, id: i64) -> Option<(usize, usize)> {
         self.places.get(&id).copied()
@@ -94,10 +98,11 @@ impl WatchSet {
 
     /// Gives the id asked for; for 0 the next one that was never given by itself and is not in use, as etcd counts.
     pub fn choose_id(&mut self, asked: i64) -> Result<i64, DuplicateId> {
+        let in_use = |id| self.places.contains_key(&id) || self.ended.contains(&id);
         if asked != 0 {
-            return if self.places.contains_key(&asked) { Err(DuplicateId) } else { Ok(asked) };
+            return if in_use(asked) { Err(DuplicateId) } else { Ok(asked) };
         }
-        while self.places.contains_key(&self.next_id) {
+        while in_use(self.next_id) {
             self.next_id += 1;
         }
         self.next_id += 1;
@@ -133,8 +138,19 @@ impl WatchSet {
         &watchers[watchers.len() - 1]
     }
 
+    /// Takes a watcher out, if it was ever in, and keeps its id in use until the client cancels it.
+    pub fn end(&mut self, id: i64) {
+        self.remove(id);
+        self.ended.insert(id);
+    }
+
+    /// Frees an id for the client, who cancelled it; false when it is not in use.
+    pub fn cancel(&mut self, id: i64) -> bool {
+        self.ended.remove(&id) || self.remove(id)
+    }
+
     /// Takes a watcher out; false when there is none of this id.
-    pub fn remove(&mut self, id: i64) -> bool {
+    fn remove(&mut self, id: i64) -> bool {
         let Some((number, place)) = self.places.remove(&id) else { return false };
         let subscription = &mut self.subscriptions[number];
         let watcher = subscription.watchers.swap_remove(place);
@@ -168,7 +184,7 @@ impl WatchSet {
 
 impl Drop for WatchSet {
     fn drop(&mut self) {
-        self.hub.counters.watchers.fetch_sub(self.len(), Ordering::Relaxed);
+        self.hub.counters.watchers.fetch_sub(self.places.len(), Ordering::Relaxed);
         self.count_synced(self.unsynced);
         self.hub.leave(self.subscriptions.drain().map(|subscription| (subscription.group, subscription.place)));
     }

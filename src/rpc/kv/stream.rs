@@ -1,9 +1,11 @@
 //! The answer to `RangeStream`: one revision's range, read piece by piece while the client takes it.
 //!
-//! Nothing is read ahead: HTTP/2's flow control asks for the next message only when there is room for it, so that a
-//! slow client holds one piece and the pinned view, however large the range. A compaction in between cannot hurt.
+//! Nothing is read ahead: HTTP/2's flow control asks for the next message only when there is room for it. Each piece
+//! takes its own view at the revision of the first, so that a slow client holds one piece of the range and keeps
+//! nothing of the store alive; a compaction that overtakes it ends its stream as compacted, as in etcd.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -12,7 +14,7 @@ use tonic::Status;
 
 use super::Error;
 use crate::proto::{Record, etcdserverpb as pb};
-use crate::state::{self, View};
+use crate::state::{self, Store, View};
 use pb::range_request::{SortOrder, SortTarget};
 
 /// A message's records, in bytes; a single larger record still makes one message.
@@ -26,7 +28,7 @@ const DESCEND_GROWTH_MAX: usize = 8;
 
 /// A stream of `RangeStreamResponse`; header, `more` and `count` come with the last.
 pub struct RangeStream {
-    view: View,
+    store: Arc<Store>,
     /// `key` or `range_end` moves behind what was sent; `revision` is the one that is read, whatever happens.
     request: pb::RangeRequest,
     /// Keys still to be sent.
@@ -38,9 +40,10 @@ pub struct RangeStream {
 }
 
 impl RangeStream {
-    /// Starts a stream over `view`; the request passed [`super::check::range_stream`].
+    /// Starts a stream over the store as `view` shows it; the request passed [`super::check::range_stream`].
     pub(super) fn new(
-        view: View,
+        store: Arc<Store>,
+        view: &View,
         header: pb::ResponseHeader,
         mut request: pb::RangeRequest,
     ) -> Result<Self, state::Error> {
@@ -53,11 +56,11 @@ impl RangeStream {
         let left = if request.count_only { 0 } else { usize::try_from(wanted).expect("a count is not negative") };
         let more = !request.count_only && wanted < count;
         let last = pb::RangeResponse { header: Some(header), kvs: Vec::new(), more, count };
-        Ok(Self { view, request, left, descend_keys: DESCEND_KEYS_FIRST, last: Some(last) })
+        Ok(Self { store, request, left, descend_keys: DESCEND_KEYS_FIRST, last: Some(last) })
     }
 
     /// The next message, `None` after the last.
-    fn next(&mut self) -> Result<Option<pb::RangeResponse>, state::Error> {
+    fn message(&mut self) -> Result<Option<pb::RangeResponse>, state::Error> {
         if self.last.is_none() {
             return Ok(None);
         }
@@ -76,12 +79,12 @@ impl RangeStream {
             (SortOrder::Ascend, _) | (SortOrder::None, SortTarget::Key) => self.ascending(),
             // etcd takes a target without an order, which sorts what was limited: only all of it at once can.
             (SortOrder::None, SortTarget::Version | SortTarget::Create | SortTarget::Mod | SortTarget::Value) => {
-                Ok(self.view.range(&self.request)?.kvs)
+                Ok(self.store.view().range(&self.request)?.kvs)
             }
         }?;
         assert!(
             (1..=self.left).contains(&records.len()),
-            "a pinned view has the {} keys that it counted, read {}",
+            "a revision has the {} keys that were counted in it, read {}",
             self.left,
             records.len()
         );
@@ -91,7 +94,7 @@ impl RangeStream {
     fn ascending(&mut self) -> Result<Vec<Record>, state::Error> {
         let pb::RangeRequest { key, range_end, revision, keys_only, .. } = &self.request;
         let keys_max = self.left.min(MESSAGE_KEYS_MAX);
-        let page = self.view.page(key, range_end, *revision, keys_max, MESSAGE_BYTES, *keys_only)?;
+        let page = self.store.view().page(key, range_end, *revision, keys_max, MESSAGE_BYTES, *keys_only)?;
         if let Some(next) = page.next {
             self.request.key = next;
         }
@@ -101,7 +104,7 @@ impl RangeStream {
     fn descending(&mut self) -> Result<Vec<Record>, state::Error> {
         let keys_max = self.left.min(self.descend_keys);
         let limit = i64::try_from(keys_max).expect("a message's keys are few");
-        let records = self.view.range(&pb::RangeRequest { limit, ..self.request.clone() })?.kvs;
+        let records = self.store.view().range(&pb::RangeRequest { limit, ..self.request.clone() })?.kvs;
         let bytes: usize = records.iter().map(|record| record.as_bytes().len()).sum();
         let fitting = keys_max * MESSAGE_BYTES / bytes.max(1);
         self.descend_keys = fitting.clamp(1, MESSAGE_KEYS_MAX.min(keys_max * DESCEND_GROWTH_MAX));
@@ -117,13 +120,14 @@ impl Stream for RangeStream {
 
     fn poll_next(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        let next = this.next().map_err(|error| {
+        let message = this.message().map_err(|error| {
             this.last = None;
             Status::from(Error::from(error))
         });
-        Poll::Ready(
-            next.transpose()
-                .map(|response| response.map(|response| pb::RangeStreamResponse { range_response: Some(response) })),
-        )
+        let wrap = |response| pb::RangeStreamResponse { range_response: Some(response) };
+        Poll::Ready(message.transpose().map(|message| message.map(wrap)))
     }
 }
+
+#[cfg(test)]
+mod tests;

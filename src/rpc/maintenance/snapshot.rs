@@ -31,7 +31,7 @@ pub struct Copy {
     pub reader: Box<dyn Read + Send>,
 }
 
-/// Makes a [`Copy`]; called on a thread that may block. The text of an error is for the client.
+/// Makes a [`struct@Copy`]; called on a thread that may block. The text of an error is for the client.
 pub type SnapshotSource = Arc<dyn Fn() -> Result<Copy, String> + Send + Sync>;
 
 /// The stream of a copy's blobs.

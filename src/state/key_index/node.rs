@@ -1,4 +1,4 @@
-//! The nodes of the index: leaves of entries, branches of subtrees, all behind `Arc`.
+//! The nodes of the index, leaves and branches, behind `Arc`.
 //!
 //! Whoever changes a node does it through `Arc::make_mut`: in place while nobody else holds the node, else on a copy. A
 //! copy shares everything below it. All leaves are equally deep, so recursion goes as deep as the tree is high.
@@ -6,33 +6,12 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::search::{find, head, shared_prefix};
+use super::branch::{Branch, MERGED_BRANCH_MAX};
+use super::fetch::{FETCH, fetch};
+use super::leaf::{Leaf, MERGED_LEAF_MAX, mask};
 use super::separators::{Separators, separator};
+use super::stats::{Bounds, Delta, Stats};
 use super::versions::{Entry, Garbage, Version};
-
-/// Entries of a leaf at most. Tests take small nodes, so that a few keys make a high tree.
-pub const LEAF_MAX: usize = if cfg!(test) { 8 } else { 64 };
-/// Children of a branch at most.
-pub const BRANCH_MAX: usize = if cfg!(test) { 4 } else { 64 };
-/// Neighbours are merged when together they fill no more than three quarters of a node, so that the next insert does
-/// not split it again.
-const MERGED_LEAF_MAX: usize = LEAF_MAX / 4 * 3;
-const MERGED_BRANCH_MAX: usize = BRANCH_MAX / 4 * 3;
-
-/// Entries by which a leaf's memory grows.
-const GROWTH: usize = 16;
-
-/// What a subtree holds; kept beside the pointer to it, so that it can be skipped unseen.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Stats {
-    /// Keys that exist at the newest revision.
-    pub live: u64,
-    /// Entries where compaction may have something to do.
-    pub stale: u64,
-    /// No key was created or removed here after this main revision: `live` is exact from there on. It may be too high
-    /// after a split, never too low.
-    pub reshaped: i64,
-}
 
 /// A node with its statistics.
 #[derive(Clone, Debug)]
@@ -42,19 +21,12 @@ pub struct Subtree {
     node: Arc<Node>,
 }
 
-/// Bounds of a walk: `lower <= key < upper`; `None` = unbounded.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Bounds<'a> {
-    /// First key that may be met.
-    pub lower: Option<&'a [u8]>,
-    /// First key that may not.
-    pub upper: Option<&'a [u8]>,
-}
-
 /// The right half of a node that became too large, and the separator before it.
 pub struct Split {
-    separator: Box<[u8]>,
-    right: Subtree,
+    /// At or before all keys on the right, after all on the left.
+    pub separator: Box<[u8]>,
+    /// What was moved out.
+    pub right: Subtree,
 }
 
 #[derive(Clone, Debug)]
@@ -63,51 +35,20 @@ enum Node {
     Branch(Branch),
 }
 
-#[derive(Clone, Debug, Default)]
-struct Leaf {
-    /// Bytes that all keys share.
-    skip: usize,
-    /// `heads[i]` belongs to `entries[i]`.
-    heads: Vec<u64>,
-    /// By key.
-    entries: Vec<Entry>,
-}
-
-#[derive(Clone, Debug)]
-struct Branch {
-    /// One less than children.
-    separators: Arc<Separators>,
-    children: Vec<Subtree>,
-}
-
-/// The right half of a node that was split, before it has its statistics.
-struct Half {
-    separator: Box<[u8]>,
-    node: Node,
-}
-
-/// How a write changed the statistics of everything above it.
-#[derive(Clone, Copy, Default)]
-struct Delta {
-    live: i64,
-    stale: i64,
-    reshaped: i64,
-}
-
 impl Subtree {
     /// No key at all.
     pub fn empty() -> Self {
         Self::of(Node::Leaf(Leaf::default()))
     }
 
-    /// Sorted entries, at most [`LEAF_MAX`]; `reshaped` as in [`Stats`].
+    /// Sorted entries, at most [`super::leaf::LEAF_MAX`]; `reshaped` as in [`Stats`].
     pub fn leaf(entries: Vec<Entry>, reshaped: i64) -> Self {
         let mut subtree = Self::of(Node::Leaf(Leaf::new(entries)));
         subtree.stats.reshaped = reshaped;
         subtree
     }
 
-    /// Sorted subtrees of one height, 1 to [`BRANCH_MAX`] of them.
+    /// Sorted subtrees of one height, 1 to [`super::branch::BRANCH_MAX`] of them.
     pub fn branch(children: Vec<Subtree>) -> Self {
         let separators: Vec<Box<[u8]>> = children
             .windows(2)
@@ -148,19 +89,31 @@ impl Subtree {
         }
     }
 
-    /// Keys in `bounds` that existed at main revision `at`.
-    pub fn count(&self, bounds: Bounds<'_>, at: i64) -> u64 {
-        if bounds.is_open() && self.stats.reshaped <= at {
+    /// Keys in `bounds` that exist.
+    pub fn count(&self, bounds: Bounds<'_>) -> u64 {
+        if bounds.is_open() {
             return self.stats.live;
         }
         match &*self.node {
+            Node::Leaf(leaf) => u64::from((leaf.live & mask(leaf.within(bounds))).count_ones()),
+            Node::Branch(branch) => branch.within(bounds).map(|(child, bounds)| child.count(bounds)).sum(),
+        }
+    }
+
+    /// Keys in `bounds` that existed at main revision `at`. Walks the leaves where keys were created or removed since;
+    /// `None` when these are more than `leaves_max`.
+    pub fn count_at(&self, bounds: Bounds<'_>, at: i64, leaves_max: &mut usize) -> Option<u64> {
+        if self.stats.reshaped <= at {
+            return Some(self.count(bounds));
+        }
+        match &*self.node {
             Node::Leaf(leaf) => {
+                *leaves_max = leaves_max.checked_sub(1)?;
                 let entries = &leaf.entries[leaf.within(bounds)];
-                entries.iter().filter(|entry| entry.live_at(at).is_some()).count() as u64
+                Some(entries.iter().filter(|entry| entry.live_at(at).is_some()).count() as u64)
             }
             Node::Branch(branch) => {
-                let parts = branch.within(bounds).filter(|(child, _)| !child.stats.is_dead_at(at));
-                parts.map(|(child, bounds)| child.count(bounds, at)).sum()
+                branch.within(bounds).map(|(child, bounds)| child.count_at(bounds, at, leaves_max)).sum()
             }
         }
     }
@@ -176,7 +129,10 @@ impl Subtree {
             return ControlFlow::Continue(());
         }
         match &*self.node {
-            Node::Leaf(leaf) => leaf.entries[leaf.within(bounds)].iter().try_for_each(visit),
+            Node::Leaf(leaf) => leaf.entries[leaf.within(bounds)].chunks(FETCH).try_for_each(|entries| {
+                fetch(entries.iter().map(|entry| entry.newest().record()));
+                entries.iter().try_for_each(&mut *visit)
+            }),
             Node::Branch(branch) => {
                 branch.within(bounds).try_for_each(|(child, bounds)| child.scan(bounds, skip, visit))
             }
@@ -194,7 +150,10 @@ impl Subtree {
             return ControlFlow::Continue(());
         }
         match &*self.node {
-            Node::Leaf(leaf) => leaf.entries[leaf.within(bounds)].iter().rev().try_for_each(visit),
+            Node::Leaf(leaf) => leaf.entries[leaf.within(bounds)].rchunks(FETCH).try_for_each(|entries| {
+                fetch(entries.iter().map(|entry| entry.newest().record()));
+                entries.iter().rev().try_for_each(&mut *visit)
+            }),
             Node::Branch(branch) => {
                 branch.within(bounds).rev().try_for_each(|(child, bounds)| child.scan_back(bounds, skip, visit))
             }
@@ -208,15 +167,18 @@ impl Subtree {
 
     fn write_below(&mut self, key: &[u8], make: impl FnOnce(Option<&Entry>) -> Version) -> (Delta, Option<Split>) {
         let (delta, right) = match Arc::make_mut(&mut self.node) {
-            Node::Leaf(leaf) => leaf.write(key, make),
+            Node::Leaf(leaf) => {
+                let (delta, half) = leaf.write(key, make);
+                (delta, half.map(|(key, half)| (key, Node::Leaf(half))))
+            }
             Node::Branch(branch) => {
                 let at = branch.separators.child_of(key);
                 let (delta, split) = branch.children[at].write_below(key, make);
-                (delta, split.and_then(|split| branch.insert(at, split)))
+                (delta, split.and_then(|split| branch.insert(at, split)).map(|(key, half)| (key, Node::Branch(half))))
             }
         };
         self.stats.add(delta);
-        let split = right.map(|Half { separator, node }| {
+        let split = right.map(|(separator, node)| {
             let reshaped = self.stats.reshaped;
             self.stats = Stats { reshaped, ..self.node.stats() };
             let mut right = Self::of(node);
@@ -228,12 +190,13 @@ impl Subtree {
 
     /// Gives every key in `bounds` that exists the tombstone that `make` makes for it, in key order.
     pub fn retire(&mut self, bounds: Bounds<'_>, make: &mut impl FnMut(&Entry) -> Version) {
-        if self.stats.live == 0 || self.count(bounds, i64::MAX) == 0 {
+        if self.count(bounds) == 0 {
             return;
         }
         match Arc::make_mut(&mut self.node) {
             Node::Leaf(leaf) => {
                 let range = leaf.within(bounds);
+                leaf.live &= !mask(range.clone());
                 for entry in leaf.entries[range].iter_mut().filter(|entry| entry.live().is_some()) {
                     let tombstone = make(entry);
                     let before = (true, entry.is_stale());
@@ -317,13 +280,14 @@ impl Subtree {
         }
     }
 
-    fn may_merge_with(&self, right: &Self) -> bool {
+    /// Whether it and its right neighbour would leave room in one node.
+    pub fn may_merge_with(&self, right: &Self) -> bool {
         let max = if matches!(*self.node, Node::Leaf(_)) { MERGED_LEAF_MAX } else { MERGED_BRANCH_MAX };
         self.width() + right.width() <= max
     }
 
     /// Takes over what its right neighbour holds; `separator` stood between them.
-    fn merge(&mut self, separator: &[u8], right: Self) {
+    pub fn merge(&mut self, separator: &[u8], right: Self) {
         match (Arc::make_mut(&mut self.node), Arc::unwrap_or_clone(right.node)) {
             (Node::Leaf(left), Node::Leaf(right)) => {
                 left.entries.extend(right.entries);
@@ -363,10 +327,11 @@ impl Subtree {
         match &*self.node {
             Node::Leaf(leaf) => {
                 assert_eq!(leaf.heads.len(), leaf.entries.len());
-                assert!(leaf.entries.len() <= LEAF_MAX);
+                assert_eq!(leaf.live, super::leaf::live_bits(&leaf.entries));
+                assert!(leaf.entries.len() <= super::leaf::LEAF_MAX);
                 assert!(leaf.entries.is_sorted_by(|a, b| a.key() < b.key()));
                 for (entry, found) in leaf.entries.iter().zip(&leaf.heads) {
-                    assert_eq!(*found, head(entry.key(), leaf.skip));
+                    assert_eq!(*found, super::search::head(entry.key(), leaf.skip));
                     assert!(bounds.lower.is_none_or(|lower| lower <= entry.key()));
                     assert!(bounds.upper.is_none_or(|upper| upper > entry.key()));
                     let versions: Vec<_> = entry.versions().map(Version::revision).collect();
@@ -375,7 +340,7 @@ impl Subtree {
                 1
             }
             Node::Branch(branch) => {
-                assert!(branch.children.len() <= BRANCH_MAX);
+                assert!(branch.children.len() <= super::branch::BRANCH_MAX);
                 assert_eq!(branch.separators.len() + 1, branch.children.len());
                 let last = branch.children.len() - 1;
                 let heights = branch.children.iter().enumerate().map(|(at, child)| {
@@ -392,46 +357,6 @@ impl Subtree {
     }
 }
 
-impl Stats {
-    /// Whether no key existed here at `at`, nor since.
-    pub fn is_dead_at(&self, at: i64) -> bool {
-        self.live == 0 && self.reshaped <= at
-    }
-
-    fn add(&mut self, delta: Delta) {
-        self.live = self.live.strict_add_signed(delta.live);
-        self.stale = self.stale.strict_add_signed(delta.stale);
-        self.reshaped = self.reshaped.max(delta.reshaped);
-    }
-
-    fn plus(&self, other: &Self) -> Self {
-        Self {
-            live: self.live + other.live,
-            stale: self.stale + other.stale,
-            reshaped: self.reshaped.max(other.reshaped),
-        }
-    }
-}
-
-impl Bounds<'_> {
-    fn is_open(&self) -> bool {
-        self.lower.is_none() && self.upper.is_none()
-    }
-}
-
-impl Delta {
-    /// `before`: whether the entry was live and stale, `None` when there was none.
-    fn between(before: Option<(bool, bool)>, entry: &Entry) -> Self {
-        let (was_live, was_stale) = before.unwrap_or_default();
-        let (is_live, is_stale) = (entry.live().is_some(), entry.is_stale());
-        Self {
-            live: i64::from(is_live) - i64::from(was_live),
-            stale: i64::from(is_stale) - i64::from(was_stale),
-            reshaped: if is_live == was_live { 0 } else { entry.newest().revision().main },
-        }
-    }
-}
-
 impl Node {
     /// Exact, but for `reshaped` of a leaf, which its entries do not tell.
     fn stats(&self) -> Stats {
@@ -439,188 +364,5 @@ impl Node {
             Self::Leaf(leaf) => leaf.stats(),
             Self::Branch(branch) => branch.stats(),
         }
-    }
-}
-
-impl Leaf {
-    fn new(entries: Vec<Entry>) -> Self {
-        let skip = match (entries.first(), entries.last()) {
-            (Some(first), Some(last)) => shared_prefix(first.key(), last.key()),
-            _ => 0,
-        };
-        let heads = entries.iter().map(|entry| head(entry.key(), skip)).collect();
-        Self { skip, heads, entries }
-    }
-
-    #[inline]
-    fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        find(&self.heads, self.skip, |at| self.entries[at].key(), key)
-    }
-
-    fn last_key(&self) -> Option<&[u8]> {
-        self.entries.last().map(Entry::key)
-    }
-
-    fn within(&self, bounds: Bounds<'_>) -> std::ops::Range<usize> {
-        let place = |key| self.find(key).unwrap_or_else(|place| place);
-        let start = bounds.lower.map_or(0, place);
-        let end = bounds.upper.map_or(self.entries.len(), place);
-        start..end.max(start)
-    }
-
-    fn stats(&self) -> Stats {
-        Stats {
-            live: self.entries.iter().filter(|entry| entry.live().is_some()).count() as u64,
-            stale: self.entries.iter().filter(|entry| entry.is_stale()).count() as u64,
-            reshaped: 0,
-        }
-    }
-
-    fn write(&mut self, key: &[u8], make: impl FnOnce(Option<&Entry>) -> Version) -> (Delta, Option<Half>) {
-        match self.find(key) {
-            Ok(at) => {
-                let entry = &mut self.entries[at];
-                let before = (entry.live().is_some(), entry.is_stale());
-                let version = make(Some(entry));
-                entry.push(version);
-                (Delta::between(Some(before), entry), None)
-            }
-            Err(at) => {
-                let entry = Entry::new(make(None));
-                debug_assert_eq!(entry.key(), key, "the version is of the key");
-                let delta = Delta::between(None, &entry);
-                if self.entries.len() < LEAF_MAX {
-                    self.insert(at, entry);
-                    return (delta, None);
-                }
-                (delta, Some(self.insert_and_split(at, entry)))
-            }
-        }
-    }
-
-    fn insert(&mut self, at: usize, entry: Entry) {
-        // Between two keys that share the prefix a key shares it too; at the ends it may share less.
-        let neighbour = if at == 0 { self.entries.first() } else { self.entries.get(at - 1) };
-        let is_at_end = at == 0 || at == self.entries.len();
-        let shared = match neighbour {
-            None => entry.key().len(),
-            Some(neighbour) if is_at_end => shared_prefix(neighbour.key(), entry.key()).min(self.skip),
-            Some(_) => self.skip,
-        };
-        if shared != self.skip {
-            self.skip = shared;
-            for (head_of, entry) in self.heads.iter_mut().zip(&self.entries) {
-                *head_of = head(entry.key(), shared);
-            }
-        }
-        if self.entries.len() == self.entries.capacity() {
-            let more = GROWTH.min(LEAF_MAX - self.entries.len());
-            self.heads.reserve_exact(more);
-            self.entries.reserve_exact(more);
-        }
-        self.heads.insert(at, head(entry.key(), shared));
-        self.entries.insert(at, entry);
-    }
-
-    /// Inserts into a full leaf; moves the right half out. Keys that come in order leave full leaves behind them.
-    fn insert_and_split(&mut self, at: usize, entry: Entry) -> Half {
-        let middle = if at == self.entries.len() { at } else { self.entries.len() / 2 };
-        let mut right = Self::new(self.entries.split_off(middle));
-        if at < self.entries.len() {
-            self.entries.shrink_to(middle + GROWTH);
-            *self = Self::new(std::mem::take(&mut self.entries));
-            self.insert(at, entry);
-        } else {
-            if middle < LEAF_MAX {
-                *self = Self::new(std::mem::take(&mut self.entries));
-            }
-            right.insert(at - middle, entry);
-        }
-        let separator = separator(self.last_key().unwrap_or_default(), right.entries[0].key()).into();
-        Half { separator, node: Node::Leaf(right) }
-    }
-
-    fn compact(&mut self, at: i64, garbage: &mut Garbage) {
-        let mut kept = 0;
-        for from in 0..self.entries.len() {
-            if self.entries[from].compact(at, garbage) {
-                continue;
-            }
-            self.entries.swap(kept, from);
-            self.heads.swap(kept, from);
-            kept += 1;
-        }
-        self.heads.truncate(kept);
-        for entry in self.entries.drain(kept..) {
-            garbage.add(entry);
-        }
-    }
-}
-
-impl Branch {
-    fn stats(&self) -> Stats {
-        self.children.iter().fold(Stats::default(), |sum, child| sum.plus(&child.stats))
-    }
-
-    /// Children that may hold keys in `bounds`, by position, each with what is left of the bounds.
-    fn positions<'a>(&self, bounds: Bounds<'a>) -> impl DoubleEndedIterator<Item = (usize, Bounds<'a>)> + use<'a> {
-        let first = bounds.lower.map_or(0, |key| self.separators.child_of(key));
-        let last = bounds.upper.map_or(self.children.len().saturating_sub(1), |key| self.separators.child_of(key));
-        let end = if self.children.is_empty() { first } else { last + 1 };
-        (first..end).map(move |at| {
-            let lower = bounds.lower.filter(|_| at == first);
-            let upper = bounds.upper.filter(|_| at == last);
-            (at, Bounds { lower, upper })
-        })
-    }
-
-    fn within<'s, 'b>(
-        &'s self,
-        bounds: Bounds<'b>,
-    ) -> impl DoubleEndedIterator<Item = (&'s Subtree, Bounds<'b>)> + use<'s, 'b> {
-        self.positions(bounds).map(|(at, bounds)| (&self.children[at], bounds))
-    }
-
-    /// Puts the right half of child `at` beside it; moves the own right half out when there is one child too many.
-    fn insert(&mut self, at: usize, split: Split) -> Option<Half> {
-        self.separators = Arc::new(self.separators.with(at, &split.separator));
-        self.children.insert(at + 1, split.right);
-        if self.children.len() <= BRANCH_MAX {
-            return None;
-        }
-        let middle = self.children.len() / 2;
-        let children = self.children.split_off(middle);
-        let separator = self.separators.get(middle - 1).into();
-        let right = Self { separators: Arc::new(self.separators.slice(middle..self.separators.len())), children };
-        self.separators = Arc::new(self.separators.slice(0..middle - 1));
-        Some(Half { separator, node: Node::Branch(right) })
-    }
-
-    /// Drops empty children and merges small neighbours. May leave no child at all.
-    fn tidy(&mut self) {
-        let needs_it = |pair: &[Subtree]| pair[0].may_merge_with(&pair[1]);
-        if !self.children.iter().any(Subtree::is_empty) && !self.children.windows(2).any(needs_it) {
-            return;
-        }
-        let separators = Arc::clone(&self.separators);
-        let mut kept: Vec<Subtree> = Vec::with_capacity(self.children.len());
-        let mut between: Vec<&[u8]> = Vec::with_capacity(self.children.len());
-        for (at, child) in self.children.drain(..).enumerate() {
-            if child.is_empty() {
-                continue;
-            }
-            // Any separator between two kept children will do; the one just before the right of them is one.
-            let separator = if at == 0 { &[][..] } else { separators.get(at - 1) };
-            match kept.last_mut() {
-                Some(left) if left.may_merge_with(&child) => left.merge(separator, child),
-                Some(_) => {
-                    between.push(separator);
-                    kept.push(child);
-                }
-                None => kept.push(child),
-            }
-        }
-        self.separators = Arc::new(Separators::new(between.into_iter()));
-        self.children = kept;
     }
 }

@@ -6,14 +6,17 @@
 
 use std::cmp::Ordering;
 
+/// Bytes of a key in a head.
+pub const HEAD_BYTES: usize = 8;
+
 /// The head of a key in a node whose keys share `skip` bytes.
 #[inline]
 pub fn head(key: &[u8], skip: usize) -> u64 {
     let rest = key.get(skip..).unwrap_or_default();
-    if let Some(bytes) = rest.first_chunk::<8>() {
+    if let Some(bytes) = rest.first_chunk::<HEAD_BYTES>() {
         return u64::from_be_bytes(*bytes);
     }
-    let mut bytes = [0; 8];
+    let mut bytes = [0; HEAD_BYTES];
     bytes[..rest.len()].copy_from_slice(rest);
     u64::from_be_bytes(bytes)
 }

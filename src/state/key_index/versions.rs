@@ -1,17 +1,8 @@
-//! The versions of one key: the newest in the index entry itself, older ones in a list that is cheap to push onto, also
-//! while views hold it.
+//! The versions of one key: the newest in the index entry itself, older ones in a list.
 
-use std::sync::Arc;
-
+use super::list::{Cut, Dated, List};
 use crate::proto::Record;
 use crate::state::event::Revision;
-
-/// Versions a block of the list holds at most.
-const BLOCK_MAX: usize = 256;
-
-/// A block that a view holds is copied for a push while it is not longer than this; else a new block goes before it.
-/// So a push copies little, and the list does not become a chain of single versions.
-const COPY_MAX: usize = 8;
 
 /// One version of a key.
 #[derive(Clone, Debug)]
@@ -27,22 +18,14 @@ pub struct Version {
 #[derive(Clone, Debug)]
 pub struct Entry {
     newest: Version,
-    older: Option<Arc<Block>>,
-}
-
-/// A run of older versions; the blocks of a key go from newer to older.
-#[derive(Clone, Debug)]
-struct Block {
-    /// Never empty; oldest first, so that a push goes to the end.
-    versions: Vec<Version>,
-    older: Option<Arc<Block>>,
+    older: List<Version>,
 }
 
 /// What compaction took out of the index, to be counted and freed outside any lock.
 #[derive(Debug, Default)]
 pub struct Garbage {
-    versions: Vec<Version>,
-    blocks: Vec<Arc<Block>>,
+    removed: Vec<Version>,
+    cuts: Vec<Cut<Version>>,
 }
 
 impl Version {
@@ -53,25 +36,40 @@ impl Version {
     }
 
     /// Its record. All access to a version's bytes goes through here, so that a record may later lie on disk.
+    #[inline]
     pub fn record(&self) -> &Record {
         &self.record
     }
 
     /// When it was written.
+    #[inline]
     pub fn revision(&self) -> Revision {
         Revision { main: self.main, sub: i64::from(self.sub) }
     }
 
     /// Whether it says that the key was removed.
+    #[inline]
     pub fn is_tombstone(&self) -> bool {
         self.tombstone
+    }
+
+    /// A tombstone from before `at`. One at `at` itself counts as younger, because a watcher may start there.
+    fn is_past_tombstone(&self, at: i64) -> bool {
+        self.tombstone && self.main < at
+    }
+}
+
+impl Dated for Version {
+    #[inline]
+    fn main(&self) -> i64 {
+        self.main
     }
 }
 
 impl Entry {
     /// A key with one version.
     pub fn new(newest: Version) -> Self {
-        Self { newest, older: None }
+        Self { newest, older: List::default() }
     }
 
     /// The key.
@@ -81,6 +79,7 @@ impl Entry {
     }
 
     /// The newest version.
+    #[inline]
     pub fn newest(&self) -> &Version {
         &self.newest
     }
@@ -97,115 +96,63 @@ impl Entry {
         if self.newest.main <= at {
             return self.live();
         }
-        self.older_at(at).filter(|version| !version.tombstone).map(|version| &version.record)
+        self.older.newest_at(at).filter(|version| !version.tombstone).map(|version| &version.record)
     }
 
     /// Whether compaction may have something to do here.
     pub fn is_stale(&self) -> bool {
-        self.newest.tombstone || self.older.is_some()
+        self.newest.tombstone || !self.older.is_empty()
     }
 
     /// All versions, newest first.
     pub fn versions(&self) -> impl Iterator<Item = &Version> {
-        std::iter::once(&self.newest).chain(blocks(self.older.as_deref()).flat_map(|block| block.versions.iter().rev()))
+        std::iter::once(&self.newest).chain(self.older.iter())
     }
 
     /// Makes `version` the newest.
     pub fn push(&mut self, version: Version) {
         debug_assert!(version.revision() > self.newest.revision(), "{version:?} follows {:?}", self.newest);
-        let older = std::mem::replace(&mut self.newest, version);
-        if let Some(head) = &mut self.older {
-            if let Some(block) = Arc::get_mut(head)
-                && block.versions.len() < BLOCK_MAX
-            {
-                block.versions.push(older);
-                return;
-            }
-            if head.versions.len() <= COPY_MAX {
-                let mut versions = Vec::with_capacity(head.versions.len() + 1);
-                versions.extend_from_slice(&head.versions);
-                versions.push(older);
-                *head = Arc::new(Block { versions, older: head.older.clone() });
-                return;
-            }
-        }
-        self.older = Some(Arc::new(Block { versions: vec![older], older: self.older.take() }));
+        self.older.push(std::mem::replace(&mut self.newest, version));
     }
 
     /// Whether [`Entry::compact`] would drop anything.
     pub fn has_garbage(&self, at: i64) -> bool {
         if self.newest.main <= at {
-            return self.older.is_some() || is_past_tombstone(&self.newest, at);
+            return !self.older.is_empty() || self.newest.is_past_tombstone(at);
         }
         // The newest version at or before `at` stays, unless it is a past tombstone; what is older goes.
-        let Some(keeper) = self.older_at(at) else { return false };
-        let oldest = blocks(self.older.as_deref()).last().and_then(|block| block.versions.first());
-        is_past_tombstone(keeper, at) || oldest.is_some_and(|oldest| oldest.revision() < keeper.revision())
+        let Some(keeper) = self.older.newest_at(at) else { return false };
+        let oldest = self.older.oldest().unwrap_or(keeper);
+        keeper.is_past_tombstone(at) || oldest.revision() < keeper.revision()
     }
 
     /// Drops what nobody may ask for when nothing before `at` may be read: all but the newest version at or before
-    /// `at`, and that one too if it is a tombstone from before `at`. (One at `at` itself stays until the next
-    /// compaction, because a watcher may start there.) Returns whether the whole entry is to be removed; then only its
-    /// newest version is left and is a past tombstone.
+    /// `at`, and that one too if it is a tombstone from before `at`; a tombstone at `at` itself stays until the next
+    /// compaction. Returns whether the whole entry is to be removed; then only its newest version is left.
     pub fn compact(&mut self, at: i64, garbage: &mut Garbage) -> bool {
         if self.newest.main <= at {
-            garbage.blocks.extend(self.older.take());
-            return is_past_tombstone(&self.newest, at);
+            garbage.add(Cut::all(std::mem::take(&mut self.older)));
+            return self.newest.is_past_tombstone(at);
         }
-        let mut link = &mut self.older;
-        while link.as_ref().is_some_and(|block| block.versions[0].main > at) {
-            let block = link.as_mut().expect("the loop's condition saw it");
-            link = &mut Arc::make_mut(block).older;
-        }
-        let Some(head) = link else { return false };
-        let end = head.versions.partition_point(|version| version.main <= at);
-        let cut = if is_past_tombstone(&head.versions[end - 1], at) { end } else { end - 1 };
-        if cut == head.versions.len() {
-            garbage.blocks.extend(link.take());
-        } else if cut > 0 || head.older.is_some() {
-            let block = Arc::make_mut(head);
-            garbage.blocks.extend(block.older.take());
-            garbage.versions.extend(block.versions.drain(..cut));
-            block.versions.shrink_to_fit();
-        }
+        garbage.add(self.older.cut(at, |keeper| !keeper.is_past_tombstone(at)));
         false
-    }
-
-    fn older_at(&self, at: i64) -> Option<&Version> {
-        let block = blocks(self.older.as_deref()).find(|block| block.versions[0].main <= at)?;
-        let end = block.versions.partition_point(|version| version.main <= at);
-        block.versions.get(end.checked_sub(1)?)
     }
 }
 
 impl Garbage {
     /// Adds the newest version of an entry that was removed.
-    pub fn add(&mut self, entry: Entry) {
-        self.versions.push(entry.newest);
-        self.blocks.extend(entry.older);
+    pub fn add_removed(&mut self, entry: Entry) {
+        self.removed.push(entry.newest);
     }
 
     /// Everything dropped.
     pub fn versions(&self) -> impl Iterator<Item = &Version> {
-        let blocks = self.blocks.iter().flat_map(|head| blocks(Some(head)));
-        self.versions.iter().chain(blocks.flat_map(|block| &block.versions))
+        self.removed.iter().chain(self.cuts.iter().flat_map(Cut::iter))
     }
-}
 
-/// A list of a million versions is freed in a loop, not by a million nested drops.
-impl Drop for Block {
-    fn drop(&mut self) {
-        let mut next = self.older.take();
-        while let Some(mut block) = next.and_then(Arc::into_inner) {
-            next = block.older.take();
+    fn add(&mut self, cut: Cut<Version>) {
+        if !cut.is_empty() {
+            self.cuts.push(cut);
         }
     }
-}
-
-fn blocks(head: Option<&Block>) -> impl Iterator<Item = &Block> {
-    std::iter::successors(head, |block| block.older.as_deref())
-}
-
-fn is_past_tombstone(version: &Version, at: i64) -> bool {
-    version.tombstone && version.main < at
 }

@@ -1,3 +1,5 @@
+//! Opening a directory: new, cut off by a power loss, in use, or of somebody else.
+
 use super::*;
 use crate::clock::Clock;
 use crate::storage::fs::{Faults, RealDisk, SimDisk};

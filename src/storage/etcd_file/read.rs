@@ -62,6 +62,16 @@ impl BoltFile {
         Ok(Self { file, path: path.to_owned(), meta, image_bytes, has_hash })
     }
 
+    /// Whether there is a hash behind the image, by etcd's test.
+    pub fn has_hash(&self) -> bool {
+        self.has_hash
+    }
+
+    /// Bytes up to the last page ever used.
+    pub fn used_bytes(&self) -> u64 {
+        self.meta.pages * u64::from(self.meta.page_bytes)
+    }
+
     /// Compares the image with the hash behind it.
     ///
     /// # Errors

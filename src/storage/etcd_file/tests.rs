@@ -1,3 +1,5 @@
+//! Our reader on etcd's files, our writer against our reader, and both on damage.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What the simulated disk forgets and keeps, and that it agrees with the real one.
+
 use super::*;
 
 fn written(disk: &SimDisk, path: &Path, bytes: &[u8]) -> Arc<dyn File> {

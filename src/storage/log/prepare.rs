@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::segment::{self, Maker, Segment};
-use crate::storage::fs::{Disk, PAGE_BYTES};
+use super::segment::{self, Hurry, Maker, Segment};
+use crate::storage::fs::{Disk, Open, PAGE_BYTES};
 use crate::storage::record::SegmentHeader;
 
 /// What a [`Preparer`] starts with.
@@ -49,6 +49,8 @@ struct Shop {
 struct Shelf {
     jobs: VecDeque<Job>,
     preparing: bool,
+    /// The log thread waits for what is being prepared.
+    wanted: bool,
     ready: Option<Segment>,
     spares: Vec<PathBuf>,
     next_epoch: u64,
@@ -66,6 +68,7 @@ impl Preparer {
         let shelf = Shelf {
             jobs: VecDeque::new(),
             preparing: false,
+            wanted: false,
             ready: stock.ready,
             spares: stock.spares,
             next_epoch: stock.next_epoch,
@@ -94,9 +97,11 @@ impl Preparer {
     pub fn take(&self, number: u32, bytes_min: u64) -> io::Result<Segment> {
         let ready = {
             let mut shelf = self.shop.shelf.lock();
+            shelf.wanted = true;
             while shelf.preparing {
                 self.shop.changed.wait(&mut shelf);
             }
+            shelf.wanted = false;
             shelf.ready.take()
         };
         match ready {
@@ -152,12 +157,12 @@ impl Shop {
 
     /// Failing here is no error yet: the log thread tries again when it needs the segment, and reports.
     fn prepare(&self, number: u32) {
-        let stop = || self.shelf.lock().closing;
-        let made = if stop() {
-            Err(io::ErrorKind::Interrupted.into())
-        } else {
-            self.make(number, self.segment_bytes, Some(&stop))
+        let hurry = || match *self.shelf.lock() {
+            Shelf { closing: true, .. } => Hurry::GiveUp,
+            Shelf { wanted: true, .. } => Hurry::Skip,
+            _ => Hurry::No,
         };
+        let made = self.make(number, self.segment_bytes, Some(&hurry));
         let mut shelf = self.shelf.lock();
         shelf.preparing = false;
         match made {
@@ -169,8 +174,8 @@ impl Shop {
         self.changed.notify_all();
     }
 
-    /// Makes a segment from a spare or anew; with `stop` given, anew means written with zeroes.
-    fn make(&self, number: u32, bytes_min: u64, stop: Option<&dyn Fn() -> bool>) -> io::Result<Segment> {
+    /// Makes a segment from a spare or anew; with `fill` given, anew means written with zeroes.
+    fn make(&self, number: u32, bytes_min: u64, fill: Option<&dyn Fn() -> Hurry>) -> io::Result<Segment> {
         let bytes = self.segment_bytes.max(bytes_min.next_multiple_of(PAGE_BYTES as u64));
         let (epoch, spare) = {
             let mut shelf = self.shelf.lock();
@@ -180,9 +185,9 @@ impl Shop {
         };
         let header = SegmentHeader { segment: number, epoch, bytes };
         let maker = Maker { disk: &*self.disk, dir: &self.dir, header };
-        match (spare, stop) {
+        match (spare, fill) {
             (Some(spare), _) => maker.recycle(&spare),
-            (None, Some(stop)) => maker.fill(stop),
+            (None, Some(hurry)) => maker.fill(hurry),
             (None, None) => maker.reserve(None),
         }
     }
@@ -197,7 +202,7 @@ impl Shop {
     }
 
     fn retire_one(&self, path: &Path) -> io::Result<()> {
-        let size = self.disk.open(path, crate::storage::fs::Open::Read)?.len()?;
+        let size = self.disk.open(path, Open::Read)?.len()?;
         if size != self.segment_bytes || self.shelf.lock().spares.len() >= self.spares_max {
             self.disk.remove(path)?;
             return self.disk.sync_dir(&self.dir);

@@ -50,9 +50,10 @@ pub(super) struct Tail {
 
 /// Reads the log in `dir`; `None` if there is none yet.
 pub(super) fn recover(disk: &dyn Disk, dir: &Path, options: &LogOptions) -> Result<Option<Found>, Error> {
-    let files = list(disk, dir)?;
+    let files = list(disk, dir, options.segment_bytes())?;
     let Some(last) = files.numbers.last().copied() else { return Ok(None) };
-    // Removing purged files need not reach the disk in order, so older ones may stand before a gap.
+    // Removing purged files need not reach the disk in order, so older ones may stand before a gap. What they held
+    // is purged, or the entries missing behind the gap are noticed.
     let mut first = last;
     while first > 0 && files.numbers.binary_search(&(first - 1)).is_ok() {
         first -= 1;
@@ -82,8 +83,9 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, options: &LogOptions) -> Resu
     let torn = replay.check_tail(&segments, &rest)?;
     let mut found = replay.into_found(segments, stock)?;
     settle_tail(&found.tail, torn)?;
+    let older = files.numbers.iter().filter(|number| **number < first);
+    unusable.extend(older.map(|number| segment::path(dir, *number, LOG)));
     settle_rest(disk, &mut found.tail, rest, unusable)?;
-    remove_older(disk, dir, &files.numbers, first)?;
     Ok(Some(found))
 }
 
@@ -99,25 +101,32 @@ struct Files {
 }
 
 /// Sorts the directory's files, and removes what was never finished.
-fn list(disk: &dyn Disk, dir: &Path) -> Result<Files, Error> {
+fn list(disk: &dyn Disk, dir: &Path, segment_bytes: u64) -> Result<Files, Error> {
     let mut files = Files { numbers: Vec::new(), spares: Vec::new(), spare_epochs: Vec::new() };
     for name in disk.read_dir(dir).map_err(at("list", dir))? {
         let path = dir.join(&name);
         match segment::parse_name(&name) {
             Some((number, LOG)) => files.numbers.push(number),
             Some((_, NEW)) => disk.remove(&path).map_err(at("remove", &path))?,
-            Some((_, SPARE)) => match open_header(disk, &path)?.1 {
-                Ok(header) => {
+            Some((_, SPARE)) => match spare_epoch(disk, &path, segment_bytes)? {
+                Some(epoch) => {
                     files.spares.push(path);
-                    files.spare_epochs.push(header.epoch);
+                    files.spare_epochs.push(epoch);
                 }
-                // Its epoch is unknown, so its records could come back to life under a new header.
-                Err(_) => disk.remove(&path).map_err(at("remove", &path))?,
+                None => disk.remove(&path).map_err(at("remove", &path))?,
             },
             _ => {}
         }
     }
     Ok(files)
+}
+
+/// A spare's epoch; `None` if it cannot be used: of another size, or of unknown epoch, so that its records could come
+/// back to life under a new header.
+fn spare_epoch(disk: &dyn Disk, path: &Path, segment_bytes: u64) -> Result<Option<u64>, Error> {
+    let (file, header) = open_header(disk, path)?;
+    let len = file.len().map_err(at("read", path))?;
+    Ok(header.ok().filter(|_| len == segment_bytes).map(|header| header.epoch))
 }
 
 type OpenedHeader = (Arc<dyn File>, Result<SegmentHeader, HeaderError>);
@@ -402,7 +411,8 @@ fn settle_tail(found: &Tail, torn: Torn) -> Result<(), Error> {
     tail.file.sync_data().map_err(at("sync", &tail.path))
 }
 
-/// Puts the segments behind the tail back on the shelf. Records in them were never acknowledged.
+/// Takes the segment behind the tail for the next one if it was never used; removes others, whose records were never
+/// acknowledged, and those that cannot be used.
 fn settle_rest(
     disk: &dyn Disk,
     found: &mut Tail,
@@ -422,17 +432,8 @@ fn settle_rest(
         disk.remove(&segment.path).map_err(at("remove", &segment.path))?;
     }
     for path in unusable {
-        tracing::warn!(file = %path.display(), "log segment without a header removed");
+        tracing::warn!(file = %path.display(), "log segment removed, its entries are purged or never were");
         disk.remove(&path).map_err(at("remove", &path))?;
     }
     disk.sync_dir(&dir).map_err(at("sync", &dir))
-}
-
-/// Removes segments that stand before a gap in the numbers: all they held is purged, or recovery would have refused.
-fn remove_older(disk: &dyn Disk, dir: &Path, numbers: &[u32], first: u32) -> Result<(), Error> {
-    for number in numbers.iter().filter(|number| **number < first) {
-        let path = segment::path(dir, *number, LOG);
-        disk.remove(&path).map_err(at("remove", &path))?;
-    }
-    disk.sync_dir(dir).map_err(at("sync", dir))
 }

@@ -23,6 +23,15 @@ pub(super) const FIRST_OFFSET: u32 = SEGMENT_HEADER_BYTES as u32;
 /// Zeroes written between two syncs while a segment is made, so that the log's own syncs never wait long behind it.
 const FILL_BYTES: usize = 1 << 20;
 
+/// Whether somebody waits while a segment is filled with zeroes.
+pub(super) enum Hurry {
+    No,
+    /// The log thread needs the segment now: the rest stays reserved only.
+    Skip,
+    /// The log is closing.
+    GiveUp,
+}
+
 /// A file of the log, open for reading and writing.
 pub(super) struct Segment {
     pub number: u32,
@@ -59,15 +68,17 @@ impl Maker<'_> {
     }
 
     /// As [`Maker::reserve`], written with zeroes: a sync after a write to such a file changes no metadata and is
-    /// faster. Gives up with `Interrupted` when `stop` says so.
-    pub fn fill(&self, stop: impl Fn() -> bool) -> io::Result<Segment> {
+    /// faster. Asks `hurry` before each part.
+    pub fn fill(&self, hurry: &dyn Fn() -> Hurry) -> io::Result<Segment> {
         self.make(None, |file| {
             file.preallocate(self.header.bytes)?;
             let zeroes = vec![0; FILL_BYTES.min(self.header.bytes as usize)];
             let mut offset = 0;
             while offset < self.header.bytes {
-                if stop() {
-                    return Err(io::ErrorKind::Interrupted.into());
+                match hurry() {
+                    Hurry::No => {}
+                    Hurry::Skip => break,
+                    Hurry::GiveUp => return Err(io::ErrorKind::Interrupted.into()),
                 }
                 let part = zeroes.len().min((self.header.bytes - offset) as usize);
                 file.write_at(offset, &zeroes[..part])?;

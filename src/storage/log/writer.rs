@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::prepare::Preparer;
 use super::recover::Tail;
 use super::segment::{FIRST_OFFSET, Maker, Segment};
-use super::{Error, LogOptions, Queued, Request, Shared, State};
+use super::{Error, LogOptions, Queued, Request, Shared};
 use crate::storage::fs::{Disk, PAGE_BYTES};
 use crate::storage::record::{Kind, Position, Record, SegmentHeader, StreamState, record_bytes};
 
@@ -105,7 +105,7 @@ impl Writer {
             };
             match result {
                 Ok(()) => self.complete(),
-                Err(error) => return self.fail(error),
+                Err(error) => return self.fail(&error),
             }
             if matches!(work, Work::Close) {
                 return;
@@ -330,12 +330,12 @@ impl Writer {
         }
     }
 
-    /// Takes nothing more; tells everybody who waits.
-    fn fail(mut self, error: io::Error) {
+    /// Takes nothing more; tells everybody who waits, and the owner.
+    fn fail(&mut self, error: &io::Error) {
         let what = format!("{}: {error}", self.segment.path.display());
         tracing::error!(file = %self.segment.path.display(), %error, "the log has failed and takes no more");
         let queued = {
-            let mut state: parking_lot::MutexGuard<'_, State> = self.shared.state.lock();
+            let mut state = self.shared.state.lock();
             state.failed = Some(what.clone());
             std::mem::take(&mut state.queue)
         };
@@ -345,6 +345,15 @@ impl Writer {
         }
         if let Some(observe) = &self.options.observe_failure {
             observe(&what);
+        }
+    }
+}
+
+impl Drop for Writer {
+    /// A thread that died of a broken invariant must not leave callers waiting for it.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.fail(&io::Error::other("the log thread panicked"));
         }
     }
 }

@@ -1,3 +1,5 @@
+//! The engine on sled: as the one in memory when all is well, and set aside when its files are damaged.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;

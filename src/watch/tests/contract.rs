@@ -228,6 +228,40 @@ fn a_compacted_start_is_created_and_then_canceled_without_a_reason() {
 }
 
 #[test]
+fn the_id_of_a_compacted_watch_is_free_when_its_client_has_cancelled_it() {
+    let (shelf, hub) = hub(Options::default());
+    for _ in 0..5 {
+        write(&shelf, &hub, &[("a", Some("1"))]);
+    }
+    shelf.compact(4);
+    let mut client = Client::new(&hub);
+    let request = pb::WatchCreateRequest { watch_id: 9, ..key("a") };
+    client.watch(from(3, request.clone()));
+    client.drain();
+    client.ask_progress();
+    client.watch(request.clone());
+    assert_eq!(refused(&client.next()), "mvcc: duplicate watch ID provided on the WatchStream");
+    client.cancel(9);
+    client.cancel(9);
+    let canceled = pb::WatchResponse { header: Some(header(6)), watch_id: 9, canceled: true, ..Default::default() };
+    assert_eq!(client.drain(), [canceled]);
+    client.watch(request);
+    assert_eq!(client.next().cancel_reason, "");
+}
+
+#[test]
+fn refusals_are_checked_in_etcds_order() {
+    let (_, hub) = hub(Options::default());
+    let mut client = Client::new(&hub);
+    client.watch(pb::WatchCreateRequest { watch_id: 5, ..key("b") });
+    client.watch(pb::WatchCreateRequest { watch_id: 5, ..from(-1, range("b", "a")) });
+    client.watch(pb::WatchCreateRequest { watch_id: 5, ..range("b", "a") });
+    assert_eq!(client.next().cancel_reason, "");
+    assert_eq!(refused(&client.next()), "etcdserver: mvcc: required revision has been compacted");
+    assert_eq!(refused(&client.next()), "mvcc: watcher range is empty");
+}
+
+#[test]
 fn compaction_cancels_a_watcher_that_it_overtakes() {
     let (shelf, hub) = hub(Options::default());
     shelf.0.lock().answer_max = 2;
@@ -295,10 +329,43 @@ fn progress_is_told_when_all_is_delivered_and_once_to_those_who_waited() {
     let progress = pb::WatchResponse { header: Some(header(4)), watch_id: -1, ..Default::default() };
     assert_eq!(responses[..2].iter().filter(|response| response.created).count(), 2);
     assert_eq!(told(&responses[2]), ["PUT a=1 @2", "PUT a=1 @3", "PUT a=1 @4"]);
-    assert_eq!(responses[3..], [progress.clone()], "those who wait together share an answer");
+    assert_eq!(responses[3..], std::slice::from_ref(&progress)[..], "those who wait together share an answer");
     client.ask_progress();
     client.ask_progress();
     assert_eq!(client.drain(), [progress.clone(), progress], "nobody has to wait: each has its answer");
+}
+
+#[test]
+fn progress_asked_of_watches_that_are_gone_is_forgotten() {
+    let (_, hub) = hub(Options::default());
+    let mut client = Client::new(&hub);
+    client.watch(from(9, key("a")));
+    client.ask_progress();
+    client.drain();
+    client.cancel(0);
+    client.drain();
+    client.watch(key("a"));
+    assert_eq!(client.drain().len(), 1);
+}
+
+#[test]
+fn watches_cancelled_while_others_are_told_hide_nobody() {
+    let (shelf, hub) = hub(Options::default());
+    let mut client = Client::new(&hub);
+    for _ in 0..60 {
+        client.watch(key("a"));
+    }
+    client.drain();
+    write(&shelf, &hub, &[("a", Some("1"))]);
+    client.next();
+    for id in (0..60).filter(|id| id % 3 > 0) {
+        client.cancel(id);
+    }
+    let mut told_ids = std::collections::BTreeSet::new();
+    for response in client.drain().iter().filter(|response| !response.canceled) {
+        assert!(told_ids.insert(response.watch_id), "{} twice", response.watch_id);
+    }
+    assert!((0..59).filter(|id| id % 3 == 0).all(|id| told_ids.contains(&id)), "{told_ids:?}");
 }
 
 #[test]
@@ -461,6 +528,43 @@ fn a_watcher_that_catches_up_is_given_what_its_group_has_told_the_others() {
     assert_eq!(times[0], 1);
 }
 
+/// A watcher may become synced while entries newer than those it needs are on their way to the others of its group.
+#[test]
+fn watchers_that_catch_up_while_others_are_told_miss_nothing() {
+    for (others, pause) in (0..8).flat_map(|others| (1..5).map(move |pause| (others, pause))) {
+        let (shelf, hub) = hub(Options::default());
+        let mut laggard = Client::new(&hub);
+        laggard.watch(key("a"));
+        laggard.drain();
+        for _ in 0..3 {
+            write(&shelf, &hub, &[("a", Some("1"))]);
+        }
+        let mut client = Client::new(&hub);
+        client.watch(from(2, key("a")));
+        (0..others).for_each(|_| client.watch(from(2, key("b"))));
+        client.watch(from(2, key("a")));
+        client.watch(key("a"));
+        client.watch(key("a"));
+        let mut revisions = vec![Vec::new(); others + 4];
+        let mut record = |response: pb::WatchResponse| {
+            let of_events = response.events.iter().map(|event| event.kv.as_ref().unwrap().mod_revision());
+            revisions[response.watch_id as usize].extend(of_events);
+        };
+        for n in 0..40 {
+            match client.poll() {
+                Poll::Ready(response) => record(response.unwrap().unwrap()),
+                Poll::Pending => break,
+            }
+            if n > others + 3 && n % pause == 0 {
+                write(&shelf, &hub, &[("a", Some("1"))]);
+            }
+        }
+        client.drain().into_iter().for_each(&mut record);
+        let all: Vec<i64> = (2..=shelf.revision()).collect();
+        assert_eq!((&revisions[0], &revisions[others + 1]), (&all, &all), "{others} others, a write every {pause}");
+    }
+}
+
 #[test]
 fn a_jump_of_the_state_is_read_from_the_history() {
     let (shelf, hub) = hub(Options::default());
@@ -490,4 +594,23 @@ fn batches_handed_out_before_are_skipped() {
     hub.publish(&[batch], 2);
     assert_eq!(client.drain().len(), 1);
     assert_eq!(hub.events_sent(), 1);
+}
+
+#[test]
+fn watches_opened_and_cancelled_in_turn_do_not_pile_up() {
+    let (shelf, hub) = hub(Options::default());
+    for _ in 0..5 {
+        write(&shelf, &hub, &[("a", Some("1"))]);
+    }
+    let mut client = Client::new(&hub);
+    for id in (1..20).cycle().take(2000) {
+        client.watch(pb::WatchCreateRequest { watch_id: id, ..from(1, key("a")) });
+        client.cancel(id);
+    }
+    let mut queued_max = 0;
+    while client.poll().is_ready() {
+        queued_max = client.stream.catching_up().max(queued_max);
+    }
+    assert!((1..150).contains(&queued_max), "{queued_max}");
+    assert_eq!((hub.watchers(), hub.unsynced_watchers(), client.stream.catching_up()), (0, 0, 0));
 }

@@ -173,6 +173,28 @@ fn an_unacknowledged_tail_is_cut_where_it_is_torn_and_cannot_come_back() {
 }
 
 #[test]
+fn a_whole_record_behind_the_cut_does_not_follow_the_next_one() {
+    let disk = new_disk();
+    let (log, _) = open(&disk);
+    // Records that fill a page each: no padding of a later write covers what stands behind it.
+    let page = PAGE_BYTES as u64;
+    let payload_bytes = PAGE_BYTES - record::RECORD_HEADER_BYTES;
+    let start_bytes = records(&disk, 1)[0].1.clone().count().next_multiple_of(record::RECORD_ALIGN);
+    append(&log, vec![entry(0, 1, payload_bytes - start_bytes)]).unwrap();
+    disk.set_faults(Faults { fail_sync_after: Some(0), ..Faults::default() });
+    append(&log, vec![entry(1, 1, payload_bytes), entry(2, 1, payload_bytes)]).unwrap_err();
+    drop(log);
+    assert_eq!(records(&disk, 1)[3].1, 3 * page..4 * page);
+    disk.flip_bit(&segment_path(1), 2 * page + 100, 0).unwrap();
+    let (log, recovered) = open(&disk);
+    assert_eq!(recovered.last, Some((0, 1)));
+    append(&log, vec![entry(1, 2, payload_bytes)]).unwrap();
+    disk.crash(1.0, 0);
+    drop(log);
+    assert_eq!(open(&disk).1.last, Some((1, 2)));
+}
+
+#[test]
 fn what_a_failed_sync_left_readable_is_durable_after_the_next_start() {
     let (disk, _) = with_unacknowledged_batch();
     let (log, recovered) = open(&disk);
@@ -287,5 +309,22 @@ fn old_records_in_a_recycled_file_are_never_taken_for_new_ones() {
         let (log, recovered) = open(&disk);
         assert_eq!(recovered.last, last);
         assert_eq!(all_entries(&log), expected[expected.len() - 2..]);
+    }
+}
+
+#[test]
+fn spares_of_another_size_are_not_used_when_the_size_changes() {
+    let disk = new_disk();
+    for segment_bytes in [SMALL_SEGMENT_BYTES, 2 * SMALL_SEGMENT_BYTES, SMALL_SEGMENT_BYTES] {
+        let options = LogOptions { segment_bytes, ..options() };
+        let (log, recovered) = open_with(&disk, options.clone()).unwrap();
+        let next = recovered.last.map_or(0, |(index, _)| index + 1);
+        for index in next..next + 100 {
+            append(&log, vec![entry(index, 1, 900)]).unwrap();
+        }
+        wait(|done| log.purge(next + 98, "p".into(), done)).unwrap();
+        drop(log);
+        assert!(disk.read_dir(dir()).unwrap().iter().any(|name| name.ends_with(segment::SPARE)));
+        assert_eq!(open_with(&disk, options).unwrap().1.last, Some((next + 99, 1)));
     }
 }

@@ -227,3 +227,27 @@ fn a_real_directory_serves_as_well() {
     assert_eq!((recovered.first_index, recovered.last), (100, Some((199, 1))));
     assert_eq!(all_entries(&log), entries[100..]);
 }
+
+/// A file of format 1, byte for byte: a header, and the records Start, Entry, Vote and Mark. Must open for ever.
+#[test]
+fn a_log_of_format_1_opens() {
+    let header = "6b656c736f6e6c673b0b83ea01000000010000000000000001000000000000000040000000000000";
+    let records = concat!(
+        "78a589a81c0000000101000000000000010000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000ffffffffffffffffffffffff00000000",
+        "9150d0810a00000001020000000000000100000000000000000000000000000001000000000000005010000001000000302f312f070707070707000000000000",
+        "2eebf4070400000001030000000000000100000000000000000000000000000000000000000000009010000001000000766f746500000000",
+        "c6625599000000000107000000000000010000000000000000000000000000000000000000000000c810000001000000",
+    );
+    let bytes = |hex: &str| -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    };
+    let disk = new_disk();
+    let file = disk.open(&segment_path(1), crate::storage::fs::Open::Create).unwrap();
+    file.set_len(SMALL_SEGMENT_BYTES).unwrap();
+    file.write_at(0, &bytes(header)).unwrap();
+    file.write_at(4_096, &bytes(records)).unwrap();
+    let (log, recovered) = open(&disk);
+    let expected = Recovered { last: Some((0, 1)), vote: Some("vote".into()), ..Recovered::default() };
+    assert_eq!(recovered, expected);
+    assert_eq!(all_entries(&log), [entry(0, 1, 10)]);
+}

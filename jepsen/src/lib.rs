@@ -1,0 +1,17 @@
+//! Faults, workloads and checkers for servers of etcd's v3 API; `main.rs` is the command line over this library.
+
+#![forbid(unsafe_code)]
+
+pub mod chaosfs;
+pub mod check;
+pub mod client;
+pub mod doctor;
+pub mod history;
+pub mod observe;
+pub mod plan;
+pub mod proto;
+pub mod report;
+pub mod rng;
+pub mod run;
+pub mod target;
+pub mod workload;

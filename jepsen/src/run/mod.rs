@@ -1,0 +1,4 @@
+//! Runs: a plan carried out against a target, judged and reported.
+
+pub mod crash;
+pub mod faults;
