@@ -45,7 +45,7 @@ impl LogStore {
     /// # Errors
     /// When the vote, commit mark or purge mark in it cannot be read.
     pub fn new(log: Arc<Log>, recovered: &Recovered) -> io::Result<Self> {
-        let purged: Option<LogId> = decode("purge mark", recovered.purged.as_ref())?;
+        let purged: Option<LogId> = decode::<Option<LogId>>("purge mark", recovered.purged.as_ref())?.flatten();
         let shared = Shared {
             vote: decode("vote", recovered.vote.as_ref())?,
             committed: decode("commit mark", recovered.committed.as_ref())?,
@@ -95,6 +95,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
 
 impl LogStore {
     fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        // What was never there is not missing; what was purged is, and the log refuses it.
+        let start = if self.shared.lock().purged.is_none() { start.max(self.log.state().first_index) } else { start };
         let entries = self.log.read(start, end, bytes_max).map_err(io::Error::other)?;
         entries.into_iter().map(from_log).collect()
     }
@@ -139,8 +141,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries = entries.into_iter().map(to_log).collect::<io::Result<Vec<_>>>()?;
-        if let Some(last) = entries.last() {
-            self.shared.lock().last = Some(log_id(last.term, last.index));
+        if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+            let before = self.shared.lock().last.replace(log_id(last.term, last.index));
+            if before.is_none() && first.index > 0 {
+                // openraft begins a log at 0, its conformance suite at 1: what lies before was never there.
+                let never_there = encode(&None::<LogId>)?;
+                self.log.purge(first.index - 1, never_there, Box::new(|_| ()));
+            }
         }
         self.log.append(entries, Box::new(move |result| callback.io_completed(result)));
         Ok(())
