@@ -29,8 +29,10 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, ()> for InMemory {
         let checkpoint = Checkpoint::memory_only(&store, Clock::system());
         let batcher = Arc::new(Batcher::new(1));
         let shared = Shared::new(0, store.clone(), hub(&store), Mark::default(), batcher, Box::new(|_| ()));
+        let shared = Arc::new(shared);
+        checkpoint.attach(shared.clone());
         let log_store = LogStore::new(log, &recovered).expect("an empty log");
-        Ok(((), log_store, StateMachine::new(Arc::new(shared), Snapshots::memory_only(), checkpoint)))
+        Ok(((), log_store, StateMachine::new(shared, Snapshots::memory_only(), checkpoint)))
     }
 }
 
