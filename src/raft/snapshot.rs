@@ -280,8 +280,15 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> Result<Held, io::Error> {
         let image = Image::of(&self.shared);
-        let snapshots = self.snapshots.clone();
-        tokio::task::spawn_blocking(move || snapshots.save(&image)).await.map_err(io::Error::other)??;
+        let (snapshots, shared) = (self.snapshots.clone(), self.shared.clone());
+        let save = move || {
+            let started = shared.meter.clock.now();
+            snapshots.save(&image)?;
+            let took = shared.meter.since(started);
+            shared.meter.metrics.disk.snap_save_seconds.observe(took.as_secs_f64());
+            Ok::<_, io::Error>(())
+        };
+        tokio::task::spawn_blocking(save).await.map_err(io::Error::other)??;
         // openraft purges the log up to the snapshot; the checkpoint must be there as well by then.
         if !self.checkpoint.flush().await {
             return Err(io::Error::other("the checkpoint is not up to date, so the log cannot be purged"));
