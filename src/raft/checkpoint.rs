@@ -306,7 +306,7 @@ impl Writer {
         let compact_revision = meta.compact_revision;
         if self.reopen.is_some() {
             let started = inner.clock.now();
-            self.write(&mark, &meta, base)?;
+            inner.size_on_disk.store(self.write(&mark, &meta, base)?, Ordering::Relaxed);
             (inner.observe_flush)(inner.clock.now() - started);
         }
         inner.revision.store(revision, Ordering::Release);
@@ -317,7 +317,8 @@ impl Writer {
         Ok(())
     }
 
-    fn write(&mut self, mark: &Mark, meta: &Meta, base: Option<View>) -> Result<(), engine::Error> {
+    /// Brings the engine to a mark, durably; returns the bytes that its files take.
+    fn write(&mut self, mark: &Mark, meta: &Meta, base: Option<View>) -> Result<u64, engine::Error> {
         if self.engine.is_none()
             && let Some(reopen) = &mut self.reopen
         {
@@ -361,8 +362,9 @@ impl Writer {
         self.batch.put(&engine::meta_key(META_KEY), &meta.encode());
         engine.write(&self.batch)?;
         engine.flush()?;
+        engine.relieve()?;
         self.dropped.clear();
-        Ok(())
+        engine.size_on_disk()
     }
 
     fn compact(&mut self, inner: &Inner, written: i64, compact_revision: i64) {

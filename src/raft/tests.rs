@@ -16,7 +16,7 @@ use super::types::TypeConfig;
 use super::*;
 use crate::clock::Clock;
 use crate::state::Response;
-use crate::storage::fs::SimDisk;
+use crate::storage::fs::{Disk as _, SimDisk};
 use crate::storage::log::{LogOptions, Recovered};
 use crate::watch;
 
@@ -44,6 +44,7 @@ fn meter() -> Meter {
 }
 
 fn open(disk: Arc<SimDisk>) -> (Arc<Log>, Recovered) {
+    disk.create_dir_all(Path::new("/log")).unwrap();
     let (log, recovered) = Log::open(disk, Path::new("/log"), LogOptions::in_memory(Clock::system())).unwrap();
     (Arc::new(log), recovered)
 }

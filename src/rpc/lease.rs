@@ -9,11 +9,11 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::quota::{self, Quota};
-use super::{Error, Limits, check, header, size_limit};
+use super::{Error, check, header, size_limit};
 use crate::lessor::{Lessor, NotLeading};
 use crate::proto::etcdserverpb as pb;
 use crate::raft::{self, Node};
-use crate::state::{Applied, Command, Response as Answer};
+use crate::state::{self, Applied, Command, Response as Answer};
 
 /// etcd's `Lease` service.
 #[derive(Clone)]
@@ -21,13 +21,12 @@ pub struct Lease {
     node: Arc<Node>,
     lessor: Arc<Lessor>,
     quota: Arc<Quota>,
-    limits: Limits,
 }
 
 impl Lease {
     /// Serves the node's leases with the lessor's clocks.
-    pub fn new(node: Arc<Node>, lessor: Arc<Lessor>, quota: Arc<Quota>, limits: Limits) -> Self {
-        Self { node, lessor, quota, limits }
+    pub fn new(node: Arc<Node>, lessor: Arc<Lessor>, quota: Arc<Quota>) -> Self {
+        Self { node, lessor, quota }
     }
 
     /// Makes a lease. The id, where the client leaves it open, and the effective TTL are chosen here and replicated.
@@ -36,8 +35,7 @@ impl Lease {
     /// A TTL beyond the limit; an id in use; the quota; the proposal's fate.
     pub async fn grant(&self, mut request: pb::LeaseGrantRequest) -> Result<pb::LeaseGrantResponse, Error> {
         self.quota.admit(quota::lease_cost()).await?;
-        check::lease_ttl(request.ttl)?;
-        check::size(&request, &self.limits)?;
+        check::lease_ttl(request.ttl).map_err(|error| self.alarm().map_or(error.into(), Error::from))?;
         request.ttl = self.lessor.effective_ttl(request.ttl);
         if request.id == 0 {
             request.id = random_id();
@@ -46,6 +44,19 @@ impl Lease {
         let Answer::LeaseGrant(mut response) = response? else { unreachable!("a grant is answered as a grant") };
         response.header = header::at(&self.node, revision);
         Ok(response)
+    }
+
+    /// What an alarm makes of every grant; etcd looks at alarms before it looks at the TTL.
+    fn alarm(&self) -> Option<state::Error> {
+        let alarms = self.node.store().alarms();
+        let is_raised = |kind| alarms.iter().any(|alarm| alarm.alarm() == kind);
+        if is_raised(pb::AlarmType::Corrupt) {
+            Some(state::Error::Corrupt)
+        } else if is_raised(pb::AlarmType::Nospace) {
+            Some(state::Error::NoSpace)
+        } else {
+            None
+        }
     }
 
     /// Ends a lease and removes its keys.

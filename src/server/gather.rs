@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 
 /// Bytes that may be gathered; a turn that writes more writes them out in between.
 const GATHERED_BYTES_MAX: usize = 64 << 10;
-/// Larger buffers are given back when they are empty, so that an idle connection costs little.
+/// A larger buffer is given back after a turn that did not need it, so that an idle connection costs little.
 const KEPT_BYTES_MAX: usize = 16 << 10;
 
 /// The socket as HTTP sees it. Clones are the same socket.
@@ -31,13 +31,15 @@ pub struct Gathered(Arc<Mutex<Inner>>);
 struct Inner {
     socket: TokioIo<Counted>,
     waiting: BytesMut,
+    /// Bytes gathered since everything was written out.
+    turn_bytes: usize,
 }
 
 impl Gathered {
     /// Over a connected socket; what passes is counted in `traffic`.
     pub fn new(socket: TcpStream, traffic: Option<Traffic>) -> Self {
         let socket = TokioIo::new(Counted { socket, traffic });
-        Self(Arc::new(Mutex::new(Inner { socket, waiting: BytesMut::new() })))
+        Self(Arc::new(Mutex::new(Inner { socket, waiting: BytesMut::new(), turn_bytes: 0 })))
     }
 
     /// Writes out what was gathered. When the socket is full the task is woken once it is not.
@@ -98,9 +100,11 @@ impl Inner {
                 written => self.waiting.advance(written),
             }
         }
-        if self.waiting.capacity() > KEPT_BYTES_MAX {
+        // A busy connection keeps its large buffer, for making it anew each turn costs as much as filling it.
+        if self.waiting.capacity() > KEPT_BYTES_MAX && self.turn_bytes <= KEPT_BYTES_MAX {
             self.waiting = BytesMut::new();
         }
+        self.turn_bytes = 0;
         Poll::Ready(Ok(()))
     }
 }
@@ -135,6 +139,7 @@ impl Write for Gathered {
                 break;
             }
         }
+        inner.turn_bytes += taken;
         Poll::Ready(Ok(taken))
     }
 

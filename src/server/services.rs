@@ -74,7 +74,7 @@ impl Assembly {
         let quota = Arc::new(rpc::quota::Quota::new(node.clone(), limits.quota_bytes));
         let (serving, served) = channel::channel(true);
         let kv = rpc::kv::Kv::new(node.clone(), quota.clone(), limits);
-        let lease = rpc::lease::Lease::new(node.clone(), lessor.clone(), quota, limits);
+        let lease = rpc::lease::Lease::new(node.clone(), lessor.clone(), quota);
         let maintenance = rpc::maintenance::Maintenance::new(node.clone(), limits, snapshot_source(node));
         macro_rules! sized {
             ($server:expr) => {

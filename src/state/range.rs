@@ -36,6 +36,19 @@ impl Reader<'_> {
         }
     }
 
+    /// Checks the revision of a range inside a transaction. Only 0 stands for the newest there: a negative one is
+    /// taken as it is and lies before the compaction mark, which etcd has at -1 before the first compaction.
+    ///
+    /// # Errors
+    /// As [`Reader::at`].
+    pub fn check_in_txn(&self, revision: i64) -> Result<(), Error> {
+        let mark = if self.compact_revision == 0 { -1 } else { self.compact_revision };
+        if revision != 0 && revision < mark {
+            return Err(Error::Compacted);
+        }
+        self.at(revision).map(drop)
+    }
+
     /// Answers a range request; the header is absent.
     ///
     /// # Errors

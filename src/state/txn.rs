@@ -74,9 +74,7 @@ fn check(draft: &Draft<'_>, request: &pb::TxnRequest, path: &mut dyn Iterator<It
     let succeeded = path.next().expect("the path was decided for this transaction");
     for op in branch(request, succeeded).flatten() {
         match op {
-            // Alone, a negative revision means the newest; within a transaction etcd takes it for a compacted one.
-            Request::RequestRange(range) if range.revision < 0 => return Err(Error::Compacted),
-            Request::RequestRange(range) => drop(draft.reader().at(range.revision)?),
+            Request::RequestRange(range) => draft.reader().check_in_txn(range.revision)?,
             Request::RequestPut(put) => draft.check_put(put)?,
             Request::RequestDeleteRange(_) => {}
             Request::RequestTxn(nested) => check(draft, nested, path)?,

@@ -108,7 +108,8 @@ impl View {
     /// # Errors
     /// [`Error::Compacted`], [`Error::FutureRevision`].
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, Error> {
-        let at = self.reader().at(revision)?.min(self.revision);
+        // Before a negative revision, which etcd takes as it is, there is nothing to hash.
+        let at = if revision < 0 { revision } else { self.reader().at(revision)?.min(self.revision) };
         // etcd's mark is -1 before the first compaction.
         let compact_revision = if self.compact_revision == 0 { -1 } else { self.compact_revision };
         Ok(HashKv { hash: hash::hash_kv(&self.index, self.compact_revision, at), compact_revision, revision: at })

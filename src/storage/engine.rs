@@ -100,6 +100,14 @@ pub trait Engine: Send {
     /// [`Error`]; what is durable is then unknown.
     fn flush(&mut self) -> Result<(), Error>;
 
+    /// Gives memory back that the engine holds beyond its cache, if that is much. May take long.
+    ///
+    /// # Errors
+    /// [`Error`]
+    fn relieve(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Bytes that the store's files take now; 0 in memory.
     ///
     /// # Errors

@@ -53,6 +53,8 @@ mod tests;
 const FANOUT: usize = 128;
 /// Longest part of a value within one entry: a leaf stays below 128 times this.
 const PIECE_BYTES: usize = 16 << 10;
+/// Bytes put since it was opened after which sled is opened anew, for it holds them all in memory until then.
+const HELD_BYTES_MAX: u64 = 64 << 20;
 const SLED_DIR: &str = "sled";
 const FIRST_GENERATION: u32 = 1;
 const WHOLE: u8 = 0;
@@ -462,6 +464,10 @@ impl Engine for SledEngine {
         written.inspect_err(|_| self.failed.set(true))?;
         self.promised = Some(self.seal);
         Ok(())
+    }
+
+    fn relieve(&mut self) -> Result<(), Error> {
+        self.reopen_if_over(HELD_BYTES_MAX).map(drop)
     }
 
     fn size_on_disk(&self) -> Result<u64, Error> {

@@ -19,7 +19,6 @@ use crate::state::EventBatch;
 /// What the metrics show. Only ever added to and subtracted from, so relaxed order is enough.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub streams: AtomicUsize,
     pub watchers: AtomicUsize,
     pub unsynced: AtomicUsize,
     pub pending: AtomicI64,
@@ -125,9 +124,11 @@ struct Member {
 /// What a stream took from a group.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    /// All matching batches with `base` < revision ≤ `last`, less those up to the revision the taker named.
+    /// All matching batches with `after` < revision ≤ `last`.
     pub entries: Vec<Entry>,
+    /// The group kept nothing up to here. Not greater than `after`, which is what the taker has seen already, if more.
     pub base: i64,
+    pub after: i64,
     pub last: i64,
     /// Limits cut it short.
     pub more: bool,
@@ -202,13 +203,13 @@ impl Group {
     /// Takes batches newer than `seen` for the stream at `place`, at most about `bytes_max` bytes and `count_max` batches.
     pub fn take(&self, place: usize, seen: i64, count_max: usize, bytes_max: usize) -> Taken {
         let mut state = self.state.lock();
-        let mut taken = Taken { base: state.base, last: state.last, ..Taken::default() };
+        let mut taken = Taken { base: state.base, after: state.base.max(seen), last: state.last, ..Taken::default() };
         let first = state.entries.partition_point(|entry| entry.batch.revision <= seen);
         let mut bytes = 0;
         for entry in state.entries.range(first..) {
             if taken.entries.len() == count_max || (bytes > 0 && bytes + entry.bytes > bytes_max) {
                 taken.more = true;
-                taken.last = taken.entries.last().map_or(taken.base, |last| last.batch.revision);
+                taken.last = taken.entries.last().map_or(taken.after, |last| last.batch.revision);
                 return taken;
             }
             bytes += entry.bytes;

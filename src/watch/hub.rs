@@ -150,7 +150,6 @@ impl Hub {
         let number =
             registry.streams.insert(Registered { inbox: inbox.clone(), require_leader: options.require_leader });
         drop(registry);
-        self.counters.streams.fetch_add(1, Ordering::Relaxed);
         WatchStream::new(self.clone(), number, inbox, inbound)
     }
 
@@ -192,7 +191,7 @@ impl Hub {
 
     /// Open watch streams.
     pub fn streams(&self) -> usize {
-        self.counters.streams.load(Ordering::Relaxed)
+        self.registry.lock().streams.len()
     }
 
     /// Watchers on all streams.
@@ -255,8 +254,6 @@ impl Hub {
         if let Some(revision) = awaits {
             registry.awaiting.remove(&(revision, number));
         }
-        drop(registry);
-        self.counters.streams.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Has a stream nudged when `revision` is published, in place of what it awaited before; false when it is already.

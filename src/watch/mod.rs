@@ -1,9 +1,9 @@
 //! Watches: from applied changes to the streams of clients.
 //!
-//! A `Watcher` is a cursor: the next revision it owes its client. Watchers of the same range share a `Group`, which
-//! keeps the batches that its streams have yet to take. A watcher whose cursor is within what the group keeps is
-//! *synced*; one behind it reads [`History`] again, in bounded slices. There is no queue per watcher, and nothing a slow
-//! client does reaches the writer.
+//! A watcher is a cursor: the next revision it owes its client. Watchers of the same range share a group, which keeps
+//! the batches that its streams have yet to take. A watcher whose cursor is within what the group keeps is *synced*; one
+//! behind it reads [`History`] again, in bounded slices. There is no queue per watcher, and nothing a slow client does
+//! reaches the writer.
 //!
 //! The raft thread calls [`Hub::publish`] once per applied log entry, after the state shows the changes and before the
 //! proposers are answered; `rpc` makes a [`WatchStream`] of each gRPC stream. What this module is not: it checks no

@@ -124,6 +124,12 @@ impl<S> WatchStream<S> {
         self.side.tick();
     }
 
+    /// Decides whose turn it is, as no order of turns may matter to what a client is told.
+    #[cfg(test)]
+    pub(super) fn set_turn(&mut self, catch_up_next: bool) {
+        self.side.catch_up_next = catch_up_next;
+    }
+
     /// Watchers in line for the history, stale ones too.
     #[cfg(test)]
     pub(super) fn catching_up(&self) -> usize {

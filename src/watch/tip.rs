@@ -108,6 +108,10 @@ impl Tip {
                 fallen += 1;
                 continue;
             }
+            if watcher.next <= visit.taken.after {
+                // It caught up since these were taken and needs older ones, too: the visit it asked for brings both.
+                continue;
+            }
             let events = watcher.advance(&visit.taken.entries, visit.taken.last);
             if !events.is_empty() {
                 let revision = self.round.max(visit.taken.last);

@@ -132,6 +132,7 @@ for client in "${chosen[@]}"; do
   cat "$scratch/out"
   passed=$((passed + $(grep -c '^ok ' "$scratch/out")))
   failed=$((failed + $(grep -c '^FAIL ' "$scratch/out")))
+  skipped=$((skipped + $(grep -c '^skip ' "$scratch/out")))
   if [ $code -ne 0 ] && ! grep -q '^FAIL ' "$scratch/out" || ! grep -q '^ok ' "$scratch/out"; then
     echo "FAIL $client: ended with code $code"
     tail -n 20 "$scratch/err"

@@ -336,6 +336,39 @@ fn progress_is_told_when_all_is_delivered_and_once_to_those_who_waited() {
 }
 
 #[test]
+fn progress_asked_of_watches_that_are_gone_is_forgotten() {
+    let (_, hub) = hub(Options::default());
+    let mut client = Client::new(&hub);
+    client.watch(from(9, key("a")));
+    client.ask_progress();
+    client.drain();
+    client.cancel(0);
+    client.drain();
+    client.watch(key("a"));
+    assert_eq!(client.drain().len(), 1);
+}
+
+#[test]
+fn watches_cancelled_while_others_are_told_hide_nobody() {
+    let (shelf, hub) = hub(Options::default());
+    let mut client = Client::new(&hub);
+    for _ in 0..60 {
+        client.watch(key("a"));
+    }
+    client.drain();
+    write(&shelf, &hub, &[("a", Some("1"))]);
+    client.next();
+    for id in (0..60).filter(|id| id % 3 > 0) {
+        client.cancel(id);
+    }
+    let mut told_ids = std::collections::BTreeSet::new();
+    for response in client.drain().iter().filter(|response| !response.canceled) {
+        assert!(told_ids.insert(response.watch_id), "{} twice", response.watch_id);
+    }
+    assert!((0..59).filter(|id| id % 3 == 0).all(|id| told_ids.contains(&id)), "{told_ids:?}");
+}
+
+#[test]
 fn progress_asked_for_is_not_older_than_what_reads_show() {
     let (shelf, hub) = hub(Options::default());
     let mut client = Client::new(&hub);
@@ -493,6 +526,43 @@ fn a_watcher_that_catches_up_is_given_what_its_group_has_told_the_others() {
     }
     assert_eq!(times.iter().sum::<usize>(), 4, "{times:?}");
     assert_eq!(times[0], 1);
+}
+
+/// A watcher may become synced while entries newer than those it needs are on their way to the others of its group.
+#[test]
+fn watchers_that_catch_up_while_others_are_told_miss_nothing() {
+    for (others, pause) in (0..8).flat_map(|others| (1..5).map(move |pause| (others, pause))) {
+        let (shelf, hub) = hub(Options::default());
+        let mut laggard = Client::new(&hub);
+        laggard.watch(key("a"));
+        laggard.drain();
+        for _ in 0..3 {
+            write(&shelf, &hub, &[("a", Some("1"))]);
+        }
+        let mut client = Client::new(&hub);
+        client.watch(from(2, key("a")));
+        (0..others).for_each(|_| client.watch(from(2, key("b"))));
+        client.watch(from(2, key("a")));
+        client.watch(key("a"));
+        client.watch(key("a"));
+        let mut revisions = vec![Vec::new(); others + 4];
+        let mut record = |response: pb::WatchResponse| {
+            let of_events = response.events.iter().map(|event| event.kv.as_ref().unwrap().mod_revision());
+            revisions[response.watch_id as usize].extend(of_events);
+        };
+        for n in 0..40 {
+            match client.poll() {
+                Poll::Ready(response) => record(response.unwrap().unwrap()),
+                Poll::Pending => break,
+            }
+            if n > others + 3 && n % pause == 0 {
+                write(&shelf, &hub, &[("a", Some("1"))]);
+            }
+        }
+        client.drain().into_iter().for_each(&mut record);
+        let all: Vec<i64> = (2..=shelf.revision()).collect();
+        assert_eq!((&revisions[0], &revisions[others + 1]), (&all, &all), "{others} others, a write every {pause}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use prost::Message;
 
 use super::*;
 use crate::proto::mvccpb::Event;
@@ -15,6 +16,7 @@ const KEYS: [&str; 6] = ["a", "aa", "ab", "b", "c", "d"];
 const RANGES: [(&str, &str); 8] =
     [("a", ""), ("b", ""), ("a", "b"), ("a", "\0"), ("", "\0"), ("b", "d"), ("c", ""), ("d", "a")];
 const STREAMS: usize = 3;
+const FRAGMENT_BYTES: usize = 120;
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -36,6 +38,7 @@ enum Action {
         start: i64,
         id: i64,
         flags: u8,
+        times: usize,
     },
     Cancel {
         stream: usize,
@@ -46,6 +49,10 @@ enum Action {
     },
     Tick {
         stream: usize,
+    },
+    /// Whoever catches up is next, or who is synced.
+    Turn {
+        catch_up: bool,
     },
     /// The client has room for so many responses.
     Read {
@@ -65,14 +72,32 @@ fn action() -> impl Strategy<Value = Action> {
         1 => any::<bool>().prop_map(|told| Action::Jump { told }),
         1 => (0_i64..8).prop_map(|back| Action::Compact { back }),
         // Starts: 0 = now, 1.. = that far back, negative = that far ahead or, rarely, invalid.
-        6 => (stream.clone(), 0..RANGES.len(), -3_i64..20, -2_i64..4, any::<u8>())
-            .prop_map(|(stream, range, start, id, flags)| Action::Create { stream, range, start, id: id.max(0), flags }),
+        6 => (stream.clone(), 0..RANGES.len(), -3_i64..20, -2_i64..4, any::<u8>(), 1_usize..5)
+            .prop_map(|(stream, range, start, id, flags, times)| Action::Create { times, stream, range, start, id: id.max(0), flags }),
         1 => (stream.clone(), 0_usize..8).prop_map(|(stream, nth)| Action::Cancel { stream, nth }),
         2 => stream.clone().prop_map(|stream| Action::AskProgress { stream }),
         2 => stream.clone().prop_map(|stream| Action::Tick { stream }),
         8 => (stream.clone(), 1_usize..6).prop_map(|(stream, responses)| Action::Read { stream, responses }),
+        4 => any::<bool>().prop_map(|catch_up| Action::Turn { catch_up }),
         1 => stream.prop_map(|stream| Action::Reconnect { stream }),
     ]
+}
+
+/// Watchers on two keys, opened many at a time, some behind and some not; a stream that is read response by response,
+/// and another that watches the same and is not read, so that the groups keep what the first may still need.
+fn crowd() -> impl Strategy<Value = Vec<Action>> {
+    let create = |(range, start)| Action::Create { stream: 0, range, start, id: 0, flags: 0, times: 1 };
+    let write = |key| vec![Action::Write(vec![(true, key)]), Action::Publish];
+    let read = |catch_up| vec![Action::Turn { catch_up }, Action::Read { stream: 0, responses: 1 }];
+    let open = prop::collection::vec((0_usize..2, 0_i64..4), 4..16);
+    let go_on =
+        prop_oneof![1 => prop::sample::select(vec![0, 0, 0, 3]).prop_map(write), 3 => any::<bool>().prop_map(read)];
+    let scene = (open, prop::collection::vec(go_on, 10..50)).prop_map(move |(watches, then)| {
+        watches.into_iter().map(create).chain(then.into_iter().flatten()).collect::<Vec<_>>()
+    });
+    let laggard = |range| Action::Create { stream: 1, range, start: 0, id: 0, flags: 0, times: 1 };
+    let before = vec![laggard(0), laggard(1), Action::Read { stream: 1, responses: 4 }];
+    prop::collection::vec(scene, 1..4).prop_map(move |scenes| [before.clone(), scenes.concat()].concat())
 }
 
 /// What is broken on purpose.
@@ -164,6 +189,8 @@ impl Watch {
         let first = revision(&response.events[0]);
         check!(first > before || (first == before && self.in_fragments), "revision {first} was split");
         check!(!response.fragment || self.request.fragment, "fragments not asked for");
+        let long = response.encoded_len() >= FRAGMENT_BYTES && response.events.len() > 1;
+        check!(!long || !self.request.fragment, "a fragment of {} bytes", response.encoded_len());
         check!(
             response.events.iter().map(revision).max() <= Some(response.header.unwrap().revision),
             "header is behind"
@@ -265,14 +292,24 @@ impl Checker {
     }
 }
 
+/// So tight that groups and history give a few batches at a time.
+fn tight() -> Options {
+    Options { fragment_bytes: FRAGMENT_BYTES, window_bytes_max: 900, slice_bytes_max: 400, ..Options::default() }
+}
+
+/// So roomy that only the order of events and reads matters.
+fn roomy() -> Options {
+    Options { fragment_bytes: FRAGMENT_BYTES, ..Options::default() }
+}
+
 /// Runs a script; what is broken, if anything.
-fn run(actions: &[Action], fault: Fault) -> Verdict {
+fn run(actions: &[Action], options: Options, fault: Fault) -> Verdict {
     // Ticks are done by hand, yet the stream wants a runtime for its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let _guard = runtime.enter();
-    let options = Options { fragment_bytes: 120, window_bytes_max: 900, slice_bytes_max: 400, ..Options::default() };
+    let answer_max = if options.window_bytes_max < 1000 { 3 } else { usize::MAX };
     let (shelf, hub) = hub(options);
-    shelf.0.lock().answer_max = 3;
+    shelf.0.lock().answer_max = answer_max;
     if fault == Fault::LostInHistory {
         shelf.0.lock().loses_every = 5;
     }
@@ -306,7 +343,7 @@ fn run(actions: &[Action], fault: Fault) -> Verdict {
                     }
                 }
             }
-            Action::Create { stream, range, start, id, flags } => {
+            Action::Create { stream, range, start, id, flags, times } => {
                 let (key, range_end) = RANGES[*range];
                 let start_revision = match start {
                     0 => 0,
@@ -324,8 +361,10 @@ fn run(actions: &[Action], fault: Fault) -> Verdict {
                     fragment: flags & 4 > 0,
                     filters: if flags & 24 == 8 { vec![i32::from(flags & 32 > 0)] } else { Vec::new() },
                 };
-                checkers[*stream].asked.push_back(request.clone());
-                checkers[*stream].client.watch(request);
+                for _ in 0..*times {
+                    checkers[*stream].asked.push_back(request.clone());
+                    checkers[*stream].client.watch(request.clone());
+                }
             }
             Action::Cancel { stream, nth } => {
                 let checker = &checkers[*stream];
@@ -335,6 +374,9 @@ fn run(actions: &[Action], fault: Fault) -> Verdict {
             Action::Tick { stream } => checkers[*stream].client.stream.tick(),
             Action::Read { stream, responses } => {
                 checkers[*stream].read(*responses, &log, shelf.revision(), fault)?;
+            }
+            Action::Turn { catch_up } => {
+                checkers.iter_mut().for_each(|checker| checker.client.stream.set_turn(*catch_up))
             }
             Action::Reconnect { stream } => checkers[*stream] = Checker::new(&hub),
         }
@@ -391,7 +433,18 @@ proptest! {
 
     #[test]
     fn watchers_are_told_everything_once_in_order_and_whole(actions in prop::collection::vec(action(), 1..160)) {
-        if let Err(violation) = run(&actions, Fault::Nothing) {
+        if let Err(violation) = run(&actions, tight(), Fault::Nothing) {
+            return Err(TestCaseError::fail(violation));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 2048, failure_persistence: None, ..Config::default() })]
+
+    #[test]
+    fn crowds_are_told_everything_while_some_catch_up(actions in crowd()) {
+        if let Err(violation) = run(&actions, roomy(), Fault::Nothing) {
             return Err(TestCaseError::fail(violation));
         }
     }
@@ -405,7 +458,7 @@ fn the_check_notices_every_fault() {
         let mut runner =
             TestRunner::new_with_rng(Config { cases: 200, failure_persistence: None, ..Config::default() }, rng);
         let found = runner.run(&prop::collection::vec(action(), 100..160), |actions| {
-            run(&actions, fault).map_err(TestCaseError::fail)
+            run(&actions, tight(), fault).map_err(TestCaseError::fail)
         });
         assert!(found.is_err(), "{fault:?} went unnoticed");
     }
