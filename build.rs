@@ -5,8 +5,14 @@
 
 use prost::Message;
 
-const PROTOS: [&str; 6] =
-    ["etcd/kv.proto", "etcd/auth.proto", "etcd/lease.proto", "etcd/rpc.proto", "etcd/lock.proto", "etcd/election.proto"];
+const PROTOS: [&str; 6] = [
+    "etcd/kv.proto",
+    "etcd/auth.proto",
+    "etcd/lease.proto",
+    "etcd/rpc.proto",
+    "etcd/lock.proto",
+    "etcd/election.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

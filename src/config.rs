@@ -70,9 +70,10 @@ pub struct Config {
     pub election_timeout_ms: u64,
     /// Ask for votes before raising the term.
     pub pre_vote: bool,
-    /// Refuse membership changes that would lose quorum.
+    /// Refuse membership changes that would lose quorum. As all that is about other members, without effect while a
+    /// release runs one.
     pub strict_reconfig_check: bool,
-    /// Most learners in a cluster.
+    /// Most learners in a cluster; without effect for one member.
     pub max_learners: usize,
     /// Applied entries between two snapshots.
     pub snapshot_count: u64,
@@ -83,13 +84,9 @@ pub struct Config {
     pub quota_backend_bytes: Option<u64>,
     /// What is compacted without being asked.
     pub auto_compaction: AutoCompaction,
-    /// Most revisions dropped in one slice of a compaction.
-    pub compaction_batch_limit: usize,
-    /// Pause between two slices of a compaction.
-    pub compaction_sleep_interval: Duration,
-    /// Between two comparisons of all members' hashes; zero is never.
+    /// Between two comparisons of all members' hashes; zero is never. Without effect for one member.
     pub corrupt_check_time: Duration,
-    /// Between two comparisons of compaction hashes, when that gate is on.
+    /// Between two comparisons of compaction hashes, when that gate is on. Without effect for one member.
     pub compact_hash_check_time: Duration,
 
     /// Most operations in one transaction, in each of its lists.
@@ -98,8 +95,6 @@ pub struct Config {
     pub max_request_bytes: usize,
     /// Most streams of one client connection.
     pub max_concurrent_streams: u32,
-    /// Least time between two pings of a client; one that pings more often is closed.
-    pub grpc_keepalive_min_time: Duration,
     /// Between two pings of a silent client; zero is never.
     pub grpc_keepalive_interval: Duration,
     /// How long a client may take to answer a ping before it is closed.
@@ -110,7 +105,7 @@ pub struct Config {
     pub socket_reuse_address: bool,
     /// Between two progress notifications on an idle watch that asked for them.
     pub watch_progress_notify_interval: Duration,
-    /// Serve the JSON gateway.
+    /// Serve the JSON gateway, once a release has it.
     pub enable_grpc_gateway: bool,
     /// Origins that get CORS headers; empty or `*` is all.
     pub cors: Vec<String>,
@@ -128,7 +123,7 @@ pub struct Config {
     /// etcd's switches for features.
     pub feature_gates: FeatureGates,
 
-    /// Threads that serve connections; 0 is one a core. Kelson's own.
+    /// Threads that serve connections; 0 is one for each two cores. Kelson's own.
     pub io_threads: usize,
 }
 
@@ -235,14 +230,11 @@ impl Default for Config {
             snapshot_catchup_entries: 5_000,
             quota_backend_bytes: Some(QUOTA_BYTES_DEFAULT),
             auto_compaction: AutoCompaction::Off,
-            compaction_batch_limit: 1000,
-            compaction_sleep_interval: Duration::from_millis(10),
             corrupt_check_time: Duration::ZERO,
             compact_hash_check_time: Duration::from_secs(60),
             max_txn_ops: 128,
             max_request_bytes: 1_572_864,
             max_concurrent_streams: u32::MAX,
-            grpc_keepalive_min_time: Duration::from_secs(5),
             grpc_keepalive_interval: Duration::from_secs(2 * 60 * 60),
             grpc_keepalive_timeout: Duration::from_secs(20),
             socket_reuse_port: false,

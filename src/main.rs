@@ -169,9 +169,6 @@ fn warn_of_danger(config: &Config) {
     if config.unsafe_no_fsync {
         tracing::warn!("--unsafe-no-fsync: acknowledged writes are lost when the machine stops");
     }
-    if config.force_new_cluster {
-        tracing::warn!("--force-new-cluster: this member leaves its cluster and starts another with its data");
-    }
 }
 
 fn block_on(member: impl Future<Output = Result<(), String>>) -> ExitCode {

@@ -7,15 +7,18 @@
 
 mod grpc;
 mod process;
+mod requests;
 
 use std::sync::OnceLock;
 
+use parking_lot::Mutex;
 use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
 pub use grpc::{Grpc, GrpcMethod};
+pub use requests::{ClientRequests, Op, Timings};
 
 use crate::config::{Config, ETCD_CLUSTER_VERSION, ETCD_VERSION, MetricsLevel};
 use process::Process;
@@ -39,6 +42,8 @@ pub struct Metrics {
     pub grpc: Grpc,
     process: Process,
     refresh: OnceLock<Refresh>,
+    // Guards the figures that mirror other state against a second reader, who would add a difference twice.
+    rendering: Mutex<()>,
 }
 
 type Refresh = Box<dyn Fn(&Metrics) + Send + Sync>;
@@ -62,14 +67,14 @@ pub struct Server {
     pub snapshot_apply_in_progress: IntGauge,
     pub quota_backend_bytes: IntGauge,
     pub auth_revision: IntGauge,
-    /// By `op`, `success` and `version` (`v3`). Look handles up once.
-    pub apply_duration_seconds: HistogramVec,
-    /// By `success` and `type`. Look handles up once.
-    pub request_duration_seconds: HistogramVec,
-    /// By `success`. Look handles up once.
-    pub range_duration_seconds: HistogramVec,
+    /// By `op`, `success` and `version` (`v3`).
+    pub apply_duration_seconds: Timings,
+    /// By `success` and `type`.
+    pub request_duration_seconds: Timings,
+    /// By `success`.
+    pub range_duration_seconds: Timings,
     /// By `client_api_version` and `type` (`unary` or `stream`).
-    pub client_requests: IntCounterVec,
+    pub client_requests: ClientRequests,
     id: IntGaugeVec,
 }
 
@@ -177,6 +182,7 @@ impl Metrics {
             grpc: Grpc::new(&maker, config.metrics == MetricsLevel::Extensive),
             process: Process::new(&maker),
             refresh: OnceLock::new(),
+            rendering: Mutex::default(),
             registry: maker.0.clone(),
         };
         let quota = config.quota_backend_bytes.map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
@@ -198,6 +204,7 @@ impl Metrics {
 
     /// Everything in Prometheus' text format.
     pub fn render(&self) -> String {
+        let _one_at_a_time = self.rendering.lock();
         if let Some(refresh) = self.refresh.get() {
             refresh(self);
         }
@@ -251,29 +258,10 @@ impl Server {
             quota_backend_bytes: maker
                 .gauge("etcd_server_quota_backend_bytes", "Most bytes that the store may take; 0 is no limit."),
             auth_revision: maker.gauge("etcd_debugging_auth_revision", "Revision of users and roles."),
-            apply_duration_seconds: maker.histograms(
-                "etcd_server_apply_duration_seconds",
-                "How long a command takes to apply.",
-                &["version", "op", "success"],
-                Buckets(0.0001, 2.0, 20),
-            ),
-            request_duration_seconds: maker.histograms(
-                "etcd_server_request_duration_seconds",
-                "How long a request takes.",
-                &["type", "success"],
-                Buckets::LATENCY,
-            ),
-            range_duration_seconds: maker.histograms(
-                "etcd_server_range_duration_seconds",
-                "How long a range takes.",
-                &["success"],
-                Buckets(0.0001, 2.0, 20),
-            ),
-            client_requests: maker.counters(
-                "etcd_server_client_requests_total",
-                "Calls by the client's API version.",
-                &["type", "client_api_version"],
-            ),
+            apply_duration_seconds: Timings::applies(maker),
+            request_duration_seconds: Timings::requests(maker),
+            range_duration_seconds: Timings::ranges(maker),
+            client_requests: ClientRequests::new(maker),
             id: maker.gauges("etcd_server_id", "The member's id in hexadecimal.", &["server_id"]),
         }
     }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
 use prost::DecodeError;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_varint, encoded_len_varint, skip_field};
+use prost::encoding::{
+    DecodeContext, WireType, decode_key, decode_varint, encode_varint, encoded_len_varint, skip_field,
+};
 
 /// etcd's package `mvccpb`; its `KeyValue` is [`Record`].
 pub mod mvccpb {

@@ -8,6 +8,7 @@ mod pages;
 mod recover;
 pub mod restore;
 mod services;
+mod stopwatch;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use crate::state::Command;
 use crate::storage::data_dir::DataDir;
 use crate::watch::{self, Hub};
 use dispatch::Dispatch;
+use gather::Traffic;
 use services::Assembly;
 use workers::{Worker, Workers};
 
@@ -97,7 +99,7 @@ impl Server {
                 .await
                 .map_err(io::Error::other)??
         };
-        let identity = Arc::new(identity(&config, &opened.mark));
+        let identity = Arc::new(identity(&config, &opened.mark)?);
         metrics.set_member_id(identity.member_id);
         let hub = {
             let identity = identity.clone();
@@ -122,6 +124,8 @@ impl Server {
                 let lessor = lessor.clone();
                 Box::new(move |change| lessor.on_change(change))
             },
+            metrics: metrics.clone(),
+            clock: clock.clone(),
         };
         let raft = Worker::start("raft")?;
         let node = {
@@ -142,31 +146,35 @@ impl Server {
             raft,
             _data_dir: opened.data_dir,
         };
-        server.listen(&config)?;
+        server.listen(&config, &metrics)?;
         server.publish(&config).await?;
         Ok(server)
     }
 
-    fn listen(&mut self, config: &Config) -> Result<(), Error> {
+    fn listen(&mut self, config: &Config, metrics: &Metrics) -> Result<(), Error> {
+        let network = &metrics.network;
+        let (received, sent) = (network.client_received_bytes.clone(), network.client_sent_bytes.clone());
         let options = listen::Options {
             max_concurrent_streams: config.max_concurrent_streams,
             keepalive_interval: config.grpc_keepalive_interval,
             keepalive_timeout: config.grpc_keepalive_timeout,
             reuse_port: config.socket_reuse_port,
+            traffic: Some(Traffic { received, sent }),
         };
+        let uncounted = listen::Options { traffic: None, ..options.clone() };
         let split = !config.listen_client_http_urls.is_empty();
         let pages = self.assembly.client_pages();
         let client = Dispatch { services: Some(self.assembly.services()), pages: (!split).then(|| pages.clone()) };
         let only_pages = Dispatch { services: None, pages: Some(pages) };
         let metrics = Dispatch { services: None, pages: Some(self.assembly.metrics_pages()) };
         let lists = [
-            (&config.listen_client_urls, client),
-            (&config.listen_client_http_urls, only_pages),
-            (&config.listen_metrics_urls, metrics),
+            (&config.listen_client_urls, client, &options),
+            (&config.listen_client_http_urls, only_pages, &uncounted),
+            (&config.listen_metrics_urls, metrics, &uncounted),
         ];
-        for (place, (urls, handler)) in lists.into_iter().enumerate() {
+        for (place, (urls, handler, options)) in lists.into_iter().enumerate() {
             for url in urls {
-                let listener = listen::bind(address(url)?, &options)?;
+                let listener = listen::bind(address(url)?, options)?;
                 let bound = listener.local_addr()?;
                 tracing::info!(%url, address = %bound, "listening");
                 if place == 0 {
@@ -268,12 +276,29 @@ impl Server {
 }
 
 /// Who this member is. As with etcd the `--initial-*` flags count when the member is made, later its data does; a member
-/// alone in its cluster can be nobody but the one named there.
-fn identity(config: &Config, mark: &Mark) -> Identity {
+/// alone in its cluster can be nobody but the one named there. Such a one is also all that `--force-new-cluster` could
+/// make of it.
+///
+/// # Errors
+/// [`Error::Recovery`] for the data of several members, which this release cannot be one of.
+fn identity(config: &Config, mark: &Mark) -> Result<Identity, Error> {
     let members: Vec<u64> = mark.membership.membership().nodes().map(|(id, _)| *id).collect();
     match members[..] {
-        [alone] => Identity::new(alone, ids::cluster_id(&[alone])),
-        _ => Identity::new(config.member_id(), config.cluster_id()),
+        [] => Ok(Identity::new(config.member_id(), config.cluster_id())),
+        [alone] => {
+            if config.force_new_cluster {
+                tracing::warn!(
+                    member_id = format!("{alone:x}"),
+                    "--force-new-cluster changes nothing: the member is the only one of its cluster already"
+                );
+            }
+            Ok(Identity::new(alone, ids::cluster_id(&[alone])))
+        }
+        _ => Err(Error::Recovery(format!(
+            "the data is of a cluster of {} members, and this release runs one: save a snapshot of it and start from \
+             that, with `kelson snapshot restore`",
+            members.len()
+        ))),
     }
 }
 
@@ -294,6 +319,8 @@ fn raft_options(config: &Config) -> raft::Options {
         snapshot_count: config.snapshot_count,
         snapshot_catchup_entries: config.snapshot_catchup_entries,
         max_request_bytes: config.max_request_bytes,
+        pre_vote: config.pre_vote,
+        warning_apply_duration: config.warning_apply_duration,
     }
 }
 

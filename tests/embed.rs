@@ -5,8 +5,9 @@ mod common;
 use std::path::Path;
 
 use common::*;
-use kelson::Config;
+use kelson::config::ClusterState;
 use kelson::proto::etcdserverpb as pb;
+use kelson::{Config, Server};
 
 fn on_disk(data_dir: &Path) -> Config {
     Config { data_dir: Some(data_dir.to_owned()), ..Config::for_test() }
@@ -56,6 +57,25 @@ async fn a_restarted_member_has_everything_that_was_answered() {
         let lease = member.lease().lease_time_to_live(pb::LeaseTimeToLiveRequest { id: 7, keys: true }).await.unwrap();
         assert_eq!((lease.get_ref().granted_ttl, lease.get_ref().keys.len()), (600, 1));
         assert_eq!(member.put("k", "v").await, header.revision + 1);
+        member.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_member_without_data_joins_nobody_and_one_with_data_stays_who_it_is() {
+    let data = tempfile::tempdir().unwrap();
+    let existing = || Config { initial_cluster_state: ClusterState::Existing, ..on_disk(data.path()) };
+    let refusal = Server::start(existing()).await.err().expect("there is nothing to join").to_string();
+    assert!(refusal.contains("--initial-cluster-state=existing") && refusal.contains("snapshot restore"), "{refusal}");
+
+    let member = Member::start_with(on_disk(data.path())).await;
+    member.put("k", "v").await;
+    let id = async |member: &Member| member.range(range("k", "")).await.header.unwrap().member_id;
+    let before = id(&member).await;
+    member.shutdown().await;
+    for config in [existing(), Config { force_new_cluster: true, ..on_disk(data.path()) }] {
+        let member = Member::start_with(config).await;
+        assert_eq!((id(&member).await, member.get("k").await.as_deref()), (before, Some("v")));
         member.shutdown().await;
     }
 }

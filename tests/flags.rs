@@ -162,6 +162,13 @@ fn what_has_no_effect_warns_once_and_only_when_asked_for() {
     let (_, warnings) = read(&["--max-wals=7", "--max-wals=8", "--v2-deprecation=not-yet", "--snapshot"], &[]);
     assert_eq!(warnings.len(), 3, "{warnings:?}");
     assert!(warnings[0].starts_with("--max-wals has no effect: "));
+    let asked = ["--grpc-keepalive-min-time=1s", "--compaction-batch-limit=5", "--max-learners=2", "--pre-vote=false"];
+    let (config, warnings) = read(&asked, &[]);
+    assert_eq!((config.max_learners, config.pre_vote, warnings.len()), (2, false, 3), "{warnings:?}");
+    let (_, warnings) = read(&["--enable-grpc-gateway=false", "--corrupt-check-time=0s"], &[]);
+    assert_eq!(warnings, Vec::<String>::new());
+    let (_, warnings) = read(&["--enable-grpc-gateway"], &[]);
+    assert!(warnings[0].starts_with("--enable-grpc-gateway has no effect: "), "{warnings:?}");
 }
 
 #[test]

@@ -193,6 +193,9 @@ impl Draft {
     /// warn of.
     pub fn finish(mut self) -> Result<(Config, Vec<String>), String> {
         self.follow_up();
+        if self.is_given("enable-grpc-gateway") && self.config.enable_grpc_gateway {
+            self.warn("--enable-grpc-gateway has no effect: this release does not serve the API as JSON yet".into());
+        }
         self.check_urls()?;
         self.check_cluster()?;
         self.check_timing()?;

@@ -14,6 +14,8 @@ pub struct Group {
 
 const OWN_TITLE: &str = "Kelson";
 const NO_PEERS: &str = "this release runs one member, which has no peers";
+const SEVERAL_MEMBERS: &str = "it is about several members, and this release runs one";
+const NO_PAUSES: &str = "compaction goes in slices too short to be felt, behind the writes";
 const NO_DISCOVERY: &str = "this release runs one member and discovers nobody";
 const LEAVE_OUT_DISCOVERY: &str = "leave the flag out and start one member with --initial-cluster";
 const NO_TLS: &str = "this release does not speak TLS, and a listener that looks protected must be";
@@ -119,9 +121,10 @@ const MEMBER: &[Flag] = &[
     Flag::new(
         "grpc-keepalive-min-time",
         "5s",
-        Kind::Duration(|d| &mut d.config.grpc_keepalive_min_time),
+        Kind::Unused(Syntax::Duration),
         "Least time between two pings of a client.",
-    ),
+    )
+    .without("pings are answered inside the HTTP library, which counts none; a client may ping as often as it likes"),
     Flag::new(
         "grpc-keepalive-interval",
         "2h",
@@ -150,7 +153,7 @@ const MEMBER: &[Flag] = &[
         "enable-grpc-gateway",
         "true",
         Kind::Bool(|d| &mut d.config.enable_grpc_gateway),
-        "Serve the API as JSON over HTTP, where this release has it.",
+        "Serve the API as JSON over HTTP, once a release has it.",
     ),
     Flag::new("raft-read-timeout", "5s", Kind::Unused(Syntax::Duration), "Longest silence of a peer's connection.")
         .without(NO_PEERS),
@@ -232,7 +235,8 @@ const CLUSTERING: &[Flag] = &[
         "true",
         Kind::Bool(|d| &mut d.config.strict_reconfig_check),
         "Refuse membership changes that would lose quorum.",
-    ),
+    )
+    .without(SEVERAL_MEMBERS),
     Flag::new(
         "pre-vote",
         "true",
@@ -391,19 +395,22 @@ const FEATURES: &[Flag] = &[
         "0s",
         Kind::Duration(|d| &mut d.config.corrupt_check_time),
         "Between two comparisons of all members' hashes; 0 is never. One member has nobody to compare with.",
-    ),
+    )
+    .without(SEVERAL_MEMBERS),
     Flag::new(
         "compact-hash-check-time",
         "1m",
         Kind::Duration(|d| &mut d.config.compact_hash_check_time),
         "Between two comparisons of compaction hashes. One member has nobody to compare with.",
-    ),
+    )
+    .without(SEVERAL_MEMBERS),
     Flag::new(
         "compaction-batch-limit",
         "1000",
-        Kind::Usize(|d| &mut d.config.compaction_batch_limit),
+        Kind::Unused(Syntax::Int),
         "Most revisions dropped in one slice of a compaction.",
-    ),
+    )
+    .without(NO_PAUSES),
     Flag::new(
         "peer-skip-client-san-verification",
         "false",
@@ -430,13 +437,15 @@ const FEATURES: &[Flag] = &[
         "Defragment at the start when it frees at least this much.",
     )
     .without(NO_BBOLT),
-    Flag::new("max-learners", "1", Kind::Usize(|d| &mut d.config.max_learners), "Most learners in the cluster."),
+    Flag::new("max-learners", "1", Kind::Usize(|d| &mut d.config.max_learners), "Most learners in the cluster.")
+        .without(SEVERAL_MEMBERS),
     Flag::new(
         "compaction-sleep-interval",
         "10ms",
-        Kind::Duration(|d| &mut d.config.compaction_sleep_interval),
+        Kind::Unused(Syntax::Duration),
         "Pause between two slices of a compaction.",
-    ),
+    )
+    .without(NO_PAUSES),
     Flag::new("downgrade-check-time", "5s", Kind::Unused(Syntax::Duration), "Between two checks for a downgrade.")
         .without("there is no older release to go back to"),
     Flag::new(
@@ -466,7 +475,7 @@ const OWN: &[Flag] = &[Flag::new(
     "io-threads",
     "0",
     Kind::Usize(|d| &mut d.config.io_threads),
-    "Threads that serve connections; 0 is one a core.",
+    "Threads that serve connections; 0 is one for each two cores.",
 )];
 
 /// Flags of older releases: accepted, and no part of `--help`.

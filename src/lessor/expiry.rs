@@ -22,27 +22,34 @@ impl Lessor {
     pub async fn run(&self, node: &Node) -> Infallible {
         loop {
             tokio::time::sleep(TICK).await;
-            self.revoke_expired(|command| node.propose(command)).await;
+            let revoked = self.revoke_expired(|command| node.propose(command)).await;
+            node.meter().metrics.lease.expired.inc_by(revoked);
         }
     }
 
-    /// One round: everything that has expired by now.
-    pub(super) async fn revoke_expired<P, F>(&self, propose: P)
+    /// One round: everything that has expired by now. How many leases it ended.
+    pub(super) async fn revoke_expired<P, F>(&self, propose: P) -> u64
     where
         P: Fn(Command) -> F,
         F: Future<Output = Result<Applied, raft::Error>>,
     {
+        let mut revoked = 0;
         while let Some(expired) = self.expired() {
             let found = expired.len();
             let proposed = futures_util::stream::iter(expired)
                 .map(|id| propose(Command::LeaseRevoke(pb::LeaseRevokeRequest { id })))
                 .buffer_unordered(IN_FLIGHT_MAX);
-            let unsettled: Vec<String> = proposed.filter_map(|fate| ready(unsettled(fate))).collect().await;
+            let unsettled: Vec<String> = proposed
+                .inspect(|fate| revoked += u64::from(fate.as_ref().is_ok_and(|applied| applied.response.is_ok())))
+                .filter_map(|fate| ready(unsettled(fate)))
+                .collect()
+                .await;
             if let Some(error) = unsettled.first() {
                 tracing::warn!(found, unsettled = unsettled.len(), error, "expired leases not revoked, trying again");
-                return;
+                break;
             }
         }
+        revoked
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Grpc {
 
 /// Counters of one method. Counting is one atomic addition each.
 pub struct GrpcMethod {
+    /// `/etcdserverpb.KV/Put`.
+    pub path: String,
     /// Calls that began.
     pub started: IntCounter,
     /// Messages that came in; for a unary call the request.
@@ -89,6 +91,7 @@ impl Grpc {
         let counters = |kind: &str, service: &str, method: &str| {
             let labels = [kind, service, method];
             GrpcMethod {
+                path: format!("/{service}/{method}"),
                 started: started.with_label_values(&labels),
                 received: received.with_label_values(&labels),
                 sent: sent.with_label_values(&labels),

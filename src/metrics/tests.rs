@@ -68,6 +68,24 @@ fn a_call_is_counted_under_its_code_and_timed_if_asked() {
 }
 
 #[test]
+fn versions_that_clients_make_up_do_not_make_series_without_end() {
+    let metrics = Metrics::new(&Config::for_test());
+    for version in 0..1000 {
+        metrics.server.client_requests.count(&version.to_string(), false);
+    }
+    metrics.server.client_requests.count("7", true);
+    metrics.server.client_requests.count(&"9".repeat(10_000), true);
+    let text = metrics.render();
+    let series = |kind: &str, version: &str| {
+        let name = format!("etcd_server_client_requests_total{{client_api_version=\"{version}\",type=\"{kind}\"}}");
+        text.lines().find_map(|line| line.strip_prefix(&*name)?.trim().parse::<u64>().ok())
+    };
+    assert_eq!((series("unary", "7"), series("stream", "7")), (Some(1), Some(1)));
+    assert_eq!((series("unary", "999"), series("stream", "other")), (None, Some(1)));
+    assert!(series("unary", "other") > Some(900));
+}
+
+#[test]
 fn refresh_fills_in_what_mirrors_other_state_and_servers_do_not_share() {
     let (one, other) = (Metrics::new(&Config::for_test()), Metrics::new(&Config::for_test()));
     one.set_refresh(|metrics| metrics.mvcc.current_revision.set(42));
@@ -118,8 +136,8 @@ fn to_six_digits(bound: f64) -> String {
 fn types_labels_and_buckets_are_etcds() {
     let metrics = Metrics::new(&Config { metrics: MetricsLevel::Extensive, ..Config::for_test() });
     metrics.set_member_id(1);
-    metrics.server.apply_duration_seconds.with_label_values(&["v3", "Put", "true"]);
-    metrics.server.request_duration_seconds.with_label_values(&["Put", "true"]);
+    metrics.server.apply_duration_seconds.observe(Op::Put, true, Duration::ZERO);
+    metrics.server.request_duration_seconds.observe(Op::Put, true, Duration::ZERO);
     metrics.network.known_peers.with_label_values(&["1", "1"]);
     let ours = shape(&metrics.render());
     let theirs = include_str!("etcd-3.7.3.txt");

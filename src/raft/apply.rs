@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::batch::{Batcher, Reply};
 use super::checkpoint::Checkpoint;
+use super::meter::Meter;
 use super::snapshot::{SnapshotBuilder, Snapshots};
 use super::types::{LogId, Proposal, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::state::{Applied, Command, LeaseChange, Store};
@@ -70,6 +71,8 @@ pub struct Shared {
     pub sole_voter: AtomicBool,
     /// Woken after entries were applied.
     pub progress: Notify,
+    /// Counts what is applied.
+    pub meter: Meter,
     member_id: u64,
     batcher: Arc<Batcher>,
     on_lease: LeaseObserver,
@@ -84,12 +87,14 @@ impl Shared {
         mark: Mark,
         batcher: Arc<Batcher>,
         on_lease: LeaseObserver,
+        meter: Meter,
     ) -> Self {
         Self {
             sole_voter: AtomicBool::new(is_sole_voter(&mark.membership, member_id)),
             applied_index: AtomicU64::new(mark.log_id.map_or(0, |id| id.index)),
             mark: Mutex::new(mark),
             progress: Notify::new(),
+            meter,
             store,
             hub,
             member_id,
@@ -98,13 +103,15 @@ impl Shared {
         }
     }
 
-    fn apply_proposal(&self, proposal: &Proposal) -> io::Result<()> {
+    fn apply_proposal(&self, index: u64, proposal: &Proposal) -> io::Result<()> {
+        let mut meter = self.meter.entry();
         let (origin, sequence, batch) = proposal.parts();
         let commands = Command::decode_batch(batch).map_err(io::Error::other)?;
         let mut results = Vec::with_capacity(commands.len());
         let mut batches = Vec::with_capacity(commands.len());
         for command in &commands {
             let (applied, effects) = self.store.apply(command);
+            meter.command(command, &applied, &effects);
             results.push(applied);
             batches.extend(effects.events);
             if let Some(change) = effects.lease {
@@ -114,6 +121,7 @@ impl Shared {
         if !batches.is_empty() {
             self.hub.publish(&batches, self.store.revision());
         }
+        meter.end(index, commands.len());
         if let Some(replies) = self.batcher.take(origin, sequence, proposal.bytes().len()) {
             answer(replies, results);
         }
@@ -166,7 +174,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 let mut mark = self.shared.mark.lock();
                 match entry.payload {
                     EntryPayload::Blank => {}
-                    EntryPayload::Normal(proposal) => self.shared.apply_proposal(&proposal)?,
+                    EntryPayload::Normal(proposal) => self.shared.apply_proposal(entry.log_id.index, &proposal)?,
                     EntryPayload::Membership(membership) => {
                         mark.membership = StoredMembership::new(Some(entry.log_id), membership);
                         let sole = is_sole_voter(&mark.membership, self.shared.member_id);

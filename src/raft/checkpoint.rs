@@ -167,6 +167,7 @@ impl Checkpoint {
                 written: inner.revision.load(Ordering::Acquire),
                 dropped: Vec::new(),
                 batch: WriteBatch::default(),
+                compacting_since: None,
             };
             inner.run(&mut writer);
         };
@@ -283,6 +284,8 @@ struct Writer {
     /// Dropped from memory by compaction, still in the engine.
     dropped: Vec<(Revision, bool)>,
     batch: WriteBatch,
+    /// When the compaction under way began, which may take several rounds.
+    compacting_since: Option<Duration>,
 }
 
 impl Writer {
@@ -365,12 +368,18 @@ impl Writer {
     }
 
     fn compact(&mut self, inner: &Inner, written: i64, compact_revision: i64) {
+        let meter = &self.shared.meter;
+        let began = *self.compacting_since.get_or_insert_with(|| meter.clock.now());
         for _ in 0..COMPACT_SLICES_MAX {
+            let started = meter.clock.now();
             let slice = self.shared.store.compact_slice(written, COMPACT_KEYS);
+            meter.compaction_slice(started, slice.dropped.len());
             if self.reopen.is_some() {
                 self.dropped.extend(slice.dropped);
             }
             if slice.done {
+                meter.compaction(began);
+                self.compacting_since = None;
                 inner.compacted.send_replace(compact_revision);
                 return;
             }

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod error;
 pub mod log_store;
+pub mod meter;
 pub mod network;
 pub mod snapshot;
 #[cfg(test)]
@@ -27,6 +28,8 @@ use tokio::task::JoinHandle;
 pub use apply::LeaseObserver;
 pub use error::Error;
 
+use crate::clock::Clock;
+use crate::metrics::Metrics;
 use crate::proto::etcdserverpb as pb;
 use crate::state::{Applied, Command, Store};
 use crate::storage::log::Log;
@@ -35,6 +38,7 @@ use apply::{Mark, Shared, StateMachine};
 use batch::Batcher;
 use checkpoint::Checkpoint;
 use log_store::LogStore;
+use meter::Meter;
 use network::Network;
 use snapshot::Snapshots;
 use types::{MemberInfo, Raft, TypeConfig};
@@ -42,9 +46,11 @@ use types::{MemberInfo, Raft, TypeConfig};
 /// How long a member waits at its start to lead and to have applied its log before it gives up.
 const START_TIMEOUT: Duration = Duration::from_secs(600);
 /// How often the size of the log is looked at.
-const LOG_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+const LOG_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Log bytes below which no snapshot is made, however small the state is.
 const SNAPSHOT_LOG_BYTES_MIN: u64 = 64 << 20;
+/// The least size that is reported, in bytes: Kubernetes and dashboards take 0 for "unknown".
+const SIZE_BYTES_MIN: u64 = 4096;
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
@@ -61,6 +67,10 @@ pub struct Options {
     pub snapshot_catchup_entries: u64,
     /// `--max-request-bytes`.
     pub max_request_bytes: usize,
+    /// `--pre-vote`.
+    pub pre_vote: bool,
+    /// `--warning-apply-duration`.
+    pub warning_apply_duration: Duration,
 }
 
 /// Who this member is, and the term it is in; what every response header says.
@@ -110,6 +120,19 @@ pub struct Parts {
     pub snapshots: Snapshots,
     /// Told of granted and ended leases.
     pub on_lease: LeaseObserver,
+    /// Where everything is counted.
+    pub metrics: Arc<Metrics>,
+    /// By which everything is timed.
+    pub clock: Clock,
+}
+
+/// How large the store is, in bytes; what `Maintenance.Status` and the metrics say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DbSizes {
+    /// On the disk, or in memory when that is more; never less than `in_use_bytes`.
+    pub total_bytes: u64,
+    /// Live and historic records.
+    pub in_use_bytes: u64,
 }
 
 /// What a member knows of the cluster at one instant.
@@ -143,7 +166,6 @@ pub struct Node {
     snapshots: Snapshots,
     /// The leader's id; 0 = none.
     leader: AtomicU64,
-    leader_changes: AtomicU64,
     leading: AtomicBool,
     tasks: parking_lot::Mutex<Vec<JoinHandle<()>>>,
 }
@@ -165,6 +187,7 @@ impl Node {
             parts.mark,
             batcher.clone(),
             parts.on_lease,
+            Meter::new(parts.metrics, parts.clock, options.warning_apply_duration),
         ));
         parts.checkpoint.attach(shared.clone());
         let config = raft_config(&options, parts.identity.cluster_id).validate().map_err(|error| fatal(&error))?;
@@ -186,7 +209,6 @@ impl Node {
             snapshots: parts.snapshots,
             identity: parts.identity,
             leader: AtomicU64::new(0),
-            leader_changes: AtomicU64::new(0),
             leading: AtomicBool::new(false),
             tasks: parking_lot::Mutex::new(Vec::new()),
             options,
@@ -232,7 +254,7 @@ impl Node {
         self.identity.term.store(term, Ordering::Release);
         let before = self.leader.swap(leader, Ordering::AcqRel);
         if leader != 0 && leader != before {
-            self.leader_changes.fetch_add(1, Ordering::Relaxed);
+            self.meter().metrics.server.leader_changes_seen.inc();
         }
         self.leading.store(metrics.state == ServerState::Leader, Ordering::Release);
     }
@@ -261,6 +283,13 @@ impl Node {
     /// # Errors
     /// [`Error`]; which of them leave the outcome unknown is said there.
     pub async fn propose(&self, command: Command) -> Result<Applied, Error> {
+        let (op, started) = (meter::op(&command), self.meter().clock.now());
+        let fate = self.await_applied(command).await;
+        self.meter().proposed(op, started, &fate);
+        fate
+    }
+
+    async fn await_applied(&self, command: Command) -> Result<Applied, Error> {
         let result = self.batcher.add(&command)?;
         drop(command);
         match tokio::time::timeout(self.request_timeout(), result).await {
@@ -280,6 +309,13 @@ impl Node {
         if self.shared.sole_voter.load(Ordering::Acquire) && self.leading.load(Ordering::Acquire) {
             return Ok(());
         }
+        let started = self.meter().clock.now();
+        let fate = self.await_read_index().await;
+        self.meter().read_index(started, &fate);
+        fate
+    }
+
+    async fn await_read_index(&self) -> Result<(), Error> {
         match tokio::time::timeout(self.request_timeout(), self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(openraft::errors::RaftError::Fatal(error))) => Err(Error::Fatal(error.to_string())),
@@ -355,14 +391,21 @@ impl Node {
         self.leading.load(Ordering::Acquire)
     }
 
-    /// Leaders seen since the start.
-    pub fn leader_changes(&self) -> u64 {
-        self.leader_changes.load(Ordering::Relaxed)
-    }
-
     /// Commands waiting to be applied.
     pub fn proposals_pending(&self) -> usize {
         self.batcher.waiting()
+    }
+
+    /// The metrics, and the clock to measure by.
+    pub fn meter(&self) -> &Meter {
+        &self.shared.meter
+    }
+
+    /// How large the store is.
+    pub fn db_sizes(&self) -> DbSizes {
+        let sizes = self.store().sizes();
+        let in_use_bytes = (sizes.live_bytes + sizes.history_bytes).max(SIZE_BYTES_MIN);
+        DbSizes { total_bytes: self.checkpoint.size_on_disk().max(in_use_bytes), in_use_bytes }
     }
 
     /// The log, for its figures.
@@ -436,7 +479,7 @@ fn raft_config(options: &Options, cluster_id: u64) -> openraft::Config {
         // Snapshots and purges are ours to time: by bytes, not by entries.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: options.snapshot_catchup_entries,
-        enable_pre_vote: Some(true),
+        enable_pre_vote: Some(options.pre_vote),
         ..openraft::Config::default()
     }
 }

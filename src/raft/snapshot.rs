@@ -176,18 +176,22 @@ impl Snapshots {
         Ok(Some(loaded))
     }
 
-    /// Takes the newest file as the current snapshot, knowing it only by its mark; for members whose checkpoint is
-    /// whole.
+    /// Takes the newest file as the current snapshot, knowing it only by its mark; for members whose checkpoint, at
+    /// `checkpoint`, is whole. A file ahead of the checkpoint is passed over: the member ended between the two, so the
+    /// log still holds what lies between, and the next snapshot replaces the file.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn recall(&self) -> io::Result<()> {
+    pub fn recall(&self, checkpoint: &Mark) -> io::Result<()> {
         let Some(path) = self.newest()? else { return Ok(()) };
         let reader = SnapshotReader::open(&path).map_err(io::Error::other)?;
         let Some(mut bucket) = reader.bucket(Bucket::Kelson).map_err(io::Error::other)? else { return Ok(()) };
         while let Some((key, value)) = bucket.advance().map_err(io::Error::other)? {
             if key == MARK_KEY {
-                self.set_current(&Mark::decode(value)?, path.clone());
+                let mark = Mark::decode(value)?;
+                if mark.log_id <= checkpoint.log_id {
+                    self.set_current(&mark, path.clone());
+                }
             }
         }
         Ok(())
@@ -280,8 +284,15 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> Result<Held, io::Error> {
         let image = Image::of(&self.shared);
-        let snapshots = self.snapshots.clone();
-        tokio::task::spawn_blocking(move || snapshots.save(&image)).await.map_err(io::Error::other)??;
+        let (snapshots, shared) = (self.snapshots.clone(), self.shared.clone());
+        let save = move || {
+            let started = shared.meter.clock.now();
+            snapshots.save(&image)?;
+            let took = shared.meter.since(started);
+            shared.meter.metrics.disk.snap_save_seconds.observe(took.as_secs_f64());
+            Ok::<_, io::Error>(())
+        };
+        tokio::task::spawn_blocking(save).await.map_err(io::Error::other)??;
         // openraft purges the log up to the snapshot; the checkpoint must be there as well by then.
         if !self.checkpoint.flush().await {
             return Err(io::Error::other("the checkpoint is not up to date, so the log cannot be purged"));

@@ -28,12 +28,21 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, ()> for InMemory {
         let store = Arc::new(Store::new());
         let checkpoint = Checkpoint::memory_only(&store, Clock::system());
         let batcher = Arc::new(Batcher::new(1));
-        let shared = Shared::new(0, store.clone(), hub(&store), Mark::default(), batcher, Box::new(|_| ()));
+        let mark = Mark::default();
+        let shared = Shared::new(0, store.clone(), hub(&store), mark, batcher, Box::new(|_| ()), meter());
         let shared = Arc::new(shared);
         checkpoint.attach(shared.clone());
         let log_store = LogStore::new(log, &recovered).expect("an empty log");
         Ok(((), log_store, StateMachine::new(shared, Snapshots::memory_only(), checkpoint)))
     }
+}
+
+fn metrics() -> Arc<Metrics> {
+    Arc::new(Metrics::new(&crate::config::Config::for_test()))
+}
+
+fn meter() -> Meter {
+    Meter::new(metrics(), Clock::system(), Duration::MAX)
 }
 
 fn open(disk: Arc<SimDisk>) -> (Arc<Log>, Recovered) {
@@ -61,6 +70,8 @@ async fn node(disk: Arc<SimDisk>, origin: u64) -> Arc<Node> {
         snapshot_count: 10_000,
         snapshot_catchup_entries: 5_000,
         max_request_bytes: 1 << 20,
+        pre_vote: true,
+        warning_apply_duration: Duration::MAX,
     };
     let parts = Parts {
         identity: Arc::new(Identity::new(7, 8)),
@@ -72,6 +83,8 @@ async fn node(disk: Arc<SimDisk>, origin: u64) -> Arc<Node> {
         mark: Mark::default(),
         snapshots: Snapshots::memory_only(),
         on_lease: Box::new(|_| ()),
+        metrics: metrics(),
+        clock: Clock::system(),
     };
     Node::start(options, origin, parts).await.unwrap()
 }
@@ -94,6 +107,7 @@ async fn commands_proposed_at_once_are_each_applied_and_answered() {
     assert_eq!(revisions, (2..1002).collect::<Vec<_>>());
     assert!(node.status().applied_index < 500, "commands that wait together share log entries");
     assert_eq!(node.proposals_pending(), 0);
+    assert_eq!(node.meter().metrics.mvcc.put.get(), 1000);
     node.read_barrier().await.unwrap();
     assert_eq!(node.store().view().count(b"k", b"l"), 1000);
     node.shutdown().await;

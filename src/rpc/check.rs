@@ -3,6 +3,7 @@
 //!
 //! Called by the services of `rpc` before they do anything else.
 
+use http::HeaderMap;
 use prost::Message;
 use prost::encoding::encoded_len_varint;
 
@@ -54,12 +55,26 @@ pub enum Error {
     /// No peer URL, or one that is not `scheme://host:port`.
     #[error("given member URLs are invalid")]
     MemberUrls,
+    /// The metadata's `client-api-version` is not UTF-8.
+    #[error("invalid client api version")]
+    ClientApiVersion,
     /// `RangeStream` sorts by key only.
     #[error("RangeStream does not support custom sort orders")]
     StreamSort,
     /// `RangeStream` does not filter.
     #[error("RangeStream does not support revision filters")]
     StreamFilter,
+}
+
+/// The API version that a client names in its metadata, `unknown` when it does not.
+///
+/// # Errors
+/// [`Error::ClientApiVersion`].
+pub fn client_api_version(metadata: &HeaderMap) -> Result<&str, Error> {
+    match metadata.get("client-api-version") {
+        None => Ok("unknown"),
+        Some(version) => std::str::from_utf8(version.as_bytes()).map_err(|_| Error::ClientApiVersion),
+    }
 }
 
 /// A range, alone or in a transaction.

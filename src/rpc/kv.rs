@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::quota::{self, Quota};
 use super::{Error, Limits, check, header};
+use crate::metrics::Op as Kind;
 use crate::proto::etcdserverpb as pb;
 use crate::raft::{self, Node};
 use crate::state::{Applied, Command, Response as Answer, View};
@@ -42,13 +43,26 @@ impl Kv {
     /// [`check::range`]; a compacted or future revision; no leader in time.
     pub async fn range(&self, request: pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
         check::range(&request)?;
+        let meter = self.node.meter();
+        let started = meter.clock.now();
+        let answer = self.read(request).await;
+        meter.metrics.server.request_duration_seconds.observe(Kind::Range, answer.is_ok(), meter.since(started));
+        answer
+    }
+
+    async fn read(&self, request: pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
         let view = self.view(request.serializable).await?;
-        let mut response = if is_long(&view, &request) {
+        let meter = self.node.meter();
+        let started = meter.clock.now();
+        let answer = if is_long(&view, &request) {
             let view = view.clone();
-            super::off_the_io_thread(move || view.range(&request)).await??
+            super::off_the_io_thread(move || view.range(&request)).await?
         } else {
-            view.range(&request)?
+            view.range(&request)
         };
+        meter.metrics.server.range_duration_seconds.observe(Kind::Range, answer.is_ok(), meter.since(started));
+        meter.metrics.mvcc.range.inc();
+        let mut response = answer?;
         response.header = header::at(&self.node, view.revision());
         Ok(response)
     }
@@ -61,6 +75,7 @@ impl Kv {
         check::range_stream(&request)?;
         let view = self.view(request.serializable).await?;
         let header = self.node.header(view.revision());
+        self.node.meter().metrics.mvcc.range.inc();
         Ok(RangeStream::new(Arc::clone(self.node.store()), &view, header, request)?)
     }
 
@@ -101,7 +116,11 @@ impl Kv {
         check::txn(&request, &self.limits)?;
         let (revision, mut response) = if let Some(serializable) = reads_only(&request) {
             let view = self.view(serializable).await?;
-            (view.revision(), view.txn(&request)?)
+            let response = view.txn(&request)?;
+            let mvcc = &self.node.meter().metrics.mvcc;
+            mvcc.range.inc_by(response.responses.len() as u64);
+            mvcc.txn.inc_by(u64::from(response.responses.len() > 1));
+            (view.revision(), response)
         } else {
             check::size(&request, &self.limits)?;
             let Applied { revision, response } = self.node.propose(Command::Txn(request)).await?;

@@ -75,7 +75,13 @@ impl Lease {
     /// No leader to renew it.
     pub fn keep_alive(&self, request: pb::LeaseKeepAliveRequest) -> Result<pb::LeaseKeepAliveResponse, Error> {
         let header = header::now(&self.node);
-        let ttl = self.lessor.renew(request.id).map_err(no_leader)?.unwrap_or(0);
+        let ttl = match self.lessor.renew(request.id).map_err(no_leader)? {
+            Some(ttl) => {
+                self.node.meter().metrics.lease.renewed.inc();
+                ttl
+            }
+            None => 0,
+        };
         Ok(pb::LeaseKeepAliveResponse { header, id: request.id, ttl })
     }
 

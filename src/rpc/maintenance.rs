@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use prometheus::Histogram;
 use tonic::{Request, Response, Status};
 
 use super::{Error, Limits, header};
 use crate::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
+use crate::metrics::Mvcc;
 use crate::proto::etcdserverpb as pb;
 use crate::raft::{self, Node};
 use crate::state::{Applied, Command, HashKv, Response as Answer};
@@ -14,25 +16,18 @@ pub mod snapshot;
 
 pub use snapshot::{Blobs, Copy, SnapshotSource};
 
-/// The least size that is reported, in bytes: Kubernetes and dashboards take 0 for "unknown".
-const SIZE_BYTES_MIN: u64 = 4096;
-
-/// Says how many bytes this member's data takes on the disk.
-pub type DiskBytes = Arc<dyn Fn() -> u64 + Send + Sync>;
-
 /// etcd's `Maintenance` service.
 #[derive(Clone)]
 pub struct Maintenance {
     node: Arc<Node>,
     limits: Limits,
     snapshot: SnapshotSource,
-    disk_bytes: DiskBytes,
 }
 
 impl Maintenance {
-    /// Serves the node, with copies from `snapshot` and the size on disk from `disk_bytes`.
-    pub fn new(node: Arc<Node>, limits: Limits, snapshot: SnapshotSource, disk_bytes: DiskBytes) -> Self {
-        Self { node, limits, snapshot, disk_bytes }
+    /// Serves the node, with copies from `snapshot`.
+    pub fn new(node: Arc<Node>, limits: Limits, snapshot: SnapshotSource) -> Self {
+        Self { node, limits, snapshot }
     }
 
     /// Raises, lowers or lists alarms; listing goes through the log too, as in etcd.
@@ -49,9 +44,7 @@ impl Maintenance {
     /// How this member is, without asking another.
     pub fn status(&self) -> pb::StatusResponse {
         let raft = self.node.status();
-        let sizes = self.node.store().sizes();
-        let in_use = (sizes.live_bytes + sizes.history_bytes).max(SIZE_BYTES_MIN);
-        let size = (self.disk_bytes)().max(in_use);
+        let sizes = self.node.db_sizes();
         let mut errors: Vec<String> = Vec::new();
         if raft.leader.is_none() {
             errors.push(Error::from(raft::Error::NoLeader).text().into_owned());
@@ -60,13 +53,13 @@ impl Maintenance {
         pb::StatusResponse {
             header: header::now(&self.node),
             version: ETCD_VERSION.into(),
-            db_size: bytes(size),
+            db_size: bytes(sizes.total_bytes),
             leader: raft.leader.unwrap_or(0),
             raft_index: raft.committed_index,
             raft_term: raft.term,
             raft_applied_index: raft.applied_index,
             errors,
-            db_size_in_use: bytes(in_use),
+            db_size_in_use: bytes(sizes.in_use_bytes),
             is_learner: raft.is_learner,
             storage_version: ETCD_CLUSTER_VERSION.into(),
             // etcd reports a quota that is off as the negative number that turned it off.
@@ -80,7 +73,8 @@ impl Maintenance {
     /// # Errors
     /// A compacted or future revision.
     pub async fn hash_kv(&self, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, Error> {
-        let HashKv { hash, compact_revision, revision } = self.hash_at(request.revision).await?;
+        let HashKv { hash, compact_revision, revision } =
+            self.hash_at(request.revision, |mvcc| &mvcc.hash_rev_seconds).await?;
         let header = header::now(&self.node);
         Ok(pb::HashKvResponse { header, hash, compact_revision, hash_revision: revision })
     }
@@ -90,7 +84,7 @@ impl Maintenance {
     /// # Errors
     /// The member stops.
     pub async fn hash(&self) -> Result<pb::HashResponse, Error> {
-        let hash = self.hash_at(0).await?.hash;
+        let hash = self.hash_at(0, |mvcc| &mvcc.hash_seconds).await?.hash;
         Ok(pb::HashResponse { header: header::now(&self.node), hash })
     }
 
@@ -138,9 +132,19 @@ impl Maintenance {
         Ok(pb::DowngradeResponse { header: header::now(&self.node), version: format!("{major}.{minor}") })
     }
 
-    async fn hash_at(&self, revision: i64) -> Result<HashKv, Error> {
-        let store = Arc::clone(self.node.store());
-        Ok(super::off_the_io_thread(move || store.hash_kv(revision)).await??)
+    /// Nothing: space is reclaimed by compaction, in the background, and the member need not stop for it. Counted, so
+    /// that whoever looks whether it ran finds it.
+    pub fn defragment(&self) -> pb::DefragmentResponse {
+        self.node.meter().metrics.disk.backend_defrag_seconds.observe(0.0);
+        pb::DefragmentResponse { header: None }
+    }
+
+    async fn hash_at(&self, revision: i64, timed: fn(&Mvcc) -> &Histogram) -> Result<HashKv, Error> {
+        let (store, meter) = (Arc::clone(self.node.store()), self.node.meter());
+        let started = meter.clock.now();
+        let hash = super::off_the_io_thread(move || store.hash_kv(revision)).await??;
+        timed(&meter.metrics.mvcc).observe(meter.since(started).as_secs_f64());
+        Ok(hash)
     }
 }
 
@@ -185,8 +189,7 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         &self,
         _request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
-        // Space is reclaimed by compaction, in the background: there is nothing to stop the member for.
-        Ok(Response::new(pb::DefragmentResponse { header: None }))
+        Ok(Response::new(Self::defragment(self)))
     }
 
     async fn hash(&self, _request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {

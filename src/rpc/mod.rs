@@ -1,6 +1,6 @@
 //! The gRPC edge: a request comes in as protobuf, is checked, proposed or read, and answered. No state, no lock, no
-//! clock. One file serves one gRPC service; `check` validates, `status` words every refusal, `header` heads every
-//! answer. `server` makes the services, `http` uses them for the JSON gateway.
+//! clock but to measure by. One file serves one gRPC service; `check` validates, `status` words every refusal, `header`
+//! heads every answer. `server` makes the services, `http` uses them for the JSON gateway.
 
 use crate::config::Config;
 use crate::raft;

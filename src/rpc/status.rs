@@ -192,7 +192,8 @@ fn check_code(error: check::Error) -> Code {
         | check::Error::DuplicateKey
         | check::Error::InvalidSortOption
         | check::Error::TooLarge
-        | check::Error::MemberUrls => Code::InvalidArgument,
+        | check::Error::MemberUrls
+        | check::Error::ClientApiVersion => Code::InvalidArgument,
         check::Error::LeaseTtlTooLarge => Code::OutOfRange,
         check::Error::StreamSort | check::Error::StreamFilter => Code::Unimplemented,
     }
@@ -258,7 +259,7 @@ mod tests {
         use check::Error as C;
         use raft::Error as R;
         use state::Error as S;
-        let table: [(Error, Code, &str); 37] = [
+        let table: [(Error, Code, &str); 38] = [
             (C::EmptyKey.into(), Code::InvalidArgument, "etcdserver: key is not provided"),
             (C::EmptyOperation.into(), Code::InvalidArgument, "etcdserver: key not found"),
             (C::ValueProvided.into(), Code::InvalidArgument, "etcdserver: value is provided"),
@@ -269,6 +270,7 @@ mod tests {
             (C::TooLarge.into(), Code::InvalidArgument, "etcdserver: request is too large"),
             (C::LeaseTtlTooLarge.into(), Code::OutOfRange, "etcdserver: too large lease TTL"),
             (C::MemberUrls.into(), Code::InvalidArgument, "etcdserver: given member URLs are invalid"),
+            (C::ClientApiVersion.into(), Code::InvalidArgument, "etcdserver: invalid client api version"),
             (C::StreamSort.into(), Code::Unimplemented, "RangeStream does not support custom sort orders"),
             (C::StreamFilter.into(), Code::Unimplemented, "RangeStream does not support revision filters"),
             (S::Compacted.into(), Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"),

@@ -14,6 +14,8 @@ use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use prometheus::IntCounter;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// Bytes that may be gathered; a turn that writes more writes them out in between.
@@ -27,21 +29,66 @@ pub struct Gathered(Arc<Mutex<Inner>>);
 
 // The lock is never waited for: a connection and all that it does are one task.
 struct Inner {
-    socket: TokioIo<TcpStream>,
+    socket: TokioIo<Counted>,
     waiting: BytesMut,
     /// Bytes gathered since everything was written out.
     turn_bytes: usize,
 }
 
 impl Gathered {
-    /// Over a connected socket.
-    pub fn new(socket: TcpStream) -> Self {
-        Self(Arc::new(Mutex::new(Inner { socket: TokioIo::new(socket), waiting: BytesMut::new(), turn_bytes: 0 })))
+    /// Over a connected socket; what passes is counted in `traffic`.
+    pub fn new(socket: TcpStream, traffic: Option<Traffic>) -> Self {
+        let socket = TokioIo::new(Counted { socket, traffic });
+        Self(Arc::new(Mutex::new(Inner { socket, waiting: BytesMut::new(), turn_bytes: 0 })))
     }
 
     /// Writes out what was gathered. When the socket is full the task is woken once it is not.
     pub fn drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.lock().poll_drain(cx)
+    }
+}
+
+/// Counters of the bytes on sockets, with all that HTTP puts around messages.
+#[derive(Clone, Debug)]
+pub struct Traffic {
+    /// Bytes read.
+    pub received: IntCounter,
+    /// Bytes written.
+    pub sent: IntCounter,
+}
+
+/// A socket whose bytes are counted.
+struct Counted {
+    socket: TcpStream,
+    traffic: Option<Traffic>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        if let Some(traffic) = &self.traffic {
+            traffic.received.inc_by((buf.filled().len() - before) as u64);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.socket).poll_write(cx, bytes))?;
+        if let Some(traffic) = &self.traffic {
+            traffic.sent.inc_by(written as u64);
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 
@@ -125,7 +172,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        (Gathered::new(server), client)
+        (Gathered::new(server, None), client)
     }
 
     async fn write(socket: &mut Gathered, bytes: &[u8]) -> usize {

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch as channel;
 use tonic::body::Body;
 
-use super::gather::Gathered;
+use super::gather::{Gathered, Traffic};
 use super::workers::Workers;
 
 /// Connections waiting to be accepted, as Go's default.
@@ -51,6 +51,8 @@ pub struct Options {
     pub keepalive_timeout: Duration,
     /// `--socket-reuse-port`.
     pub reuse_port: bool,
+    /// Counts the bytes of the connections.
+    pub traffic: Option<Traffic>,
 }
 
 /// Binds a listener.
@@ -134,7 +136,7 @@ async fn serve<H: Handler>(stream: TcpStream, handler: H, options: &Options, mut
         let answer = handler.call(request);
         answer.map(Ok::<_, Infallible>)
     });
-    let socket = Gathered::new(stream);
+    let socket = Gathered::new(stream, options.traffic.clone());
     let connection = builder.serve_connection(socket.clone(), service);
     tokio::pin!(connection);
     let drain = async move { draining.wait_for(|&draining| draining).await.is_ok() };

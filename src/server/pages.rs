@@ -82,15 +82,14 @@ fn mirror_node(metrics: &Metrics, node: &Node) {
     server.proposals_committed.set(count(status.committed_index));
     server.proposals_applied.set(count(status.applied_index));
     server.proposals_pending.set(count(node.proposals_pending() as u64));
-    let seen = node.leader_changes();
-    server.leader_changes_seen.inc_by(seen.saturating_sub(server.leader_changes_seen.get()));
-    let sizes = store.sizes();
+    let (sizes, db_sizes) = (store.sizes(), node.db_sizes());
     let mvcc = &metrics.mvcc;
     mvcc.keys.set(count(sizes.keys));
     mvcc.current_revision.set(store.revision());
     mvcc.compact_revision.set(store.compact_revision());
-    mvcc.db_in_use_bytes.set(count(sizes.live_bytes + sizes.history_bytes));
-    mvcc.db_total_bytes.set(count((sizes.live_bytes + sizes.history_bytes).max(node.checkpoint().size_on_disk())));
+    mvcc.total_put_bytes.set(count(sizes.put_bytes));
+    mvcc.db_in_use_bytes.set(count(db_sizes.in_use_bytes));
+    mvcc.db_total_bytes.set(count(db_sizes.total_bytes));
     metrics.disk.wal_write_bytes.set(count(node.log().sizes().written_bytes));
 }
 
@@ -100,6 +99,7 @@ fn mirror_hub(metrics: &Metrics, hub: &Hub) {
     mvcc.watch_streams.set(count(hub.streams() as u64));
     mvcc.slow_watchers.set(count(hub.unsynced_watchers() as u64));
     mvcc.pending_events.set(count(hub.pending_batches() as u64));
+    mvcc.events.inc_by((hub.events_sent() as u64).saturating_sub(mvcc.events.get()));
 }
 
 fn count(number: u64) -> i64 {

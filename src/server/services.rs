@@ -2,6 +2,7 @@
 //! the tasks that run beside them.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -22,6 +23,7 @@ use tonic_health::pb::health_server::HealthServer;
 
 use super::dispatch::{Answer, Pages, Services, service_name, unknown_service};
 use super::pages;
+use super::stopwatch::Stopwatch;
 use crate::clock::Clock;
 use crate::compactor::Compactor;
 use crate::config::Config;
@@ -30,7 +32,6 @@ use crate::lessor::Lessor;
 use crate::metrics::{GrpcMethod, Metrics};
 use crate::proto::etcdserverpb as pb;
 use crate::raft::Node;
-use crate::rpc::maintenance::DiskBytes;
 use crate::rpc::maintenance::snapshot::{Copy, SnapshotSource};
 use crate::rpc::{self, Limits};
 use crate::watch::Hub;
@@ -47,7 +48,7 @@ pub struct Assembly {
 
 struct Grpc {
     metrics: Arc<Metrics>,
-    clock: Clock,
+    stopwatch: Arc<Stopwatch>,
     kv: pb::kv_server::KvServer<rpc::kv::Kv>,
     watch: pb::watch_server::WatchServer<rpc::watch::WatchService>,
     lease: pb::lease_server::LeaseServer<rpc::lease::Lease>,
@@ -74,8 +75,7 @@ impl Assembly {
         let (serving, served) = channel::channel(true);
         let kv = rpc::kv::Kv::new(node.clone(), quota.clone(), limits);
         let lease = rpc::lease::Lease::new(node.clone(), lessor.clone(), quota);
-        let maintenance =
-            rpc::maintenance::Maintenance::new(node.clone(), limits, snapshot_source(node), disk_bytes(node));
+        let maintenance = rpc::maintenance::Maintenance::new(node.clone(), limits, snapshot_source(node));
         macro_rules! sized {
             ($server:expr) => {
                 $server.max_decoding_message_size(message_bytes_max).max_encoding_message_size(usize::MAX)
@@ -83,7 +83,7 @@ impl Assembly {
         }
         let grpc = Grpc {
             metrics: metrics.clone(),
-            clock: clock.clone(),
+            stopwatch: Arc::new(Stopwatch::new(clock.clone(), config.warning_unary_request_duration)),
             kv: sized!(pb::kv_server::KvServer::new(kv)),
             watch: sized!(pb::watch_server::WatchServer::new(rpc::watch::WatchService::new(hub.clone()))),
             lease: sized!(pb::lease_server::LeaseServer::new(lease)),
@@ -142,13 +142,30 @@ fn snapshot_source(node: &Arc<Node>) -> SnapshotSource {
     let node = node.clone();
     Arc::new(move || {
         let file = node.snapshot_file().map_err(|error| error.to_string())?;
-        Ok(Copy { bytes: file.bytes, reader: Box::new(file.reader) })
+        let started = node.meter().clock.now();
+        let reader = Timed { reader: file.reader, started, node: node.clone() };
+        Ok(Copy { bytes: file.bytes, reader: Box::new(reader) })
     })
 }
 
-fn disk_bytes(node: &Arc<Node>) -> DiskBytes {
-    let node = node.clone();
-    Arc::new(move || node.checkpoint().size_on_disk())
+/// A copy being sent; its end is counted, whether all of it was taken or not, as etcd does.
+struct Timed {
+    reader: Box<dyn io::Read + Send>,
+    started: Duration,
+    node: Arc<Node>,
+}
+
+impl io::Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buffer)
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        let meter = self.node.meter();
+        meter.metrics.disk.backend_snapshot_seconds.observe(meter.since(self.started).as_secs_f64());
+    }
 }
 
 impl Drop for Assembly {
@@ -159,16 +176,10 @@ impl Drop for Assembly {
 
 impl Services for Grpc {
     fn call(&self, request: Request<Incoming>) -> Answer {
-        let path = request.uri().path();
-        let call = self.metrics.grpc.method(path).map(|method| {
-            method.started.inc();
-            Call {
-                method: method.clone(),
-                clock: self.clock.clone(),
-                started: self.clock.now(),
-                streams: STREAMS.contains(&path),
-            }
-        });
+        let call = match self.begin(&request) {
+            Ok(call) => call,
+            Err(refusal) => return Box::pin(std::future::ready(tonic::Status::from(refusal).into_http())),
+        };
         match service_name(request.uri().path()) {
             "etcdserverpb.KV" => serve(&self.kv, request, call),
             "etcdserverpb.Watch" => serve(&self.watch, request, call),
@@ -179,6 +190,20 @@ impl Services for Grpc {
             "grpc.reflection.v1.ServerReflection" => (self.reflection)(request),
             _ => Box::pin(std::future::ready(unknown_service(request.uri().path()))),
         }
+    }
+}
+
+impl Grpc {
+    /// Counts a call to a method that is known.
+    fn begin(&self, request: &Request<Incoming>) -> Result<Option<Call>, rpc::Error> {
+        let path = request.uri().path();
+        let Some(method) = self.metrics.grpc.method(path) else { return Ok(None) };
+        let streams = STREAMS.contains(&path);
+        let version = rpc::check::client_api_version(request.headers())?;
+        self.metrics.server.client_requests.count(version, streams);
+        method.started.inc();
+        let (method, stopwatch) = (method.clone(), self.stopwatch.clone());
+        Ok(Some(Call { method, started: stopwatch.clock.now(), stopwatch, streams }))
     }
 }
 
@@ -194,14 +219,19 @@ const STREAMS: [&str; 5] = [
 /// A call being counted.
 struct Call {
     method: Arc<GrpcMethod>,
-    clock: Clock,
+    stopwatch: Arc<Stopwatch>,
     started: Duration,
     streams: bool,
 }
 
 impl Call {
     fn end(&self, code: Code) {
-        self.method.handled(code, self.clock.now().saturating_sub(self.started));
+        let now = self.stopwatch.clock.now();
+        let took = now.saturating_sub(self.started);
+        self.method.handled(code, took);
+        if !self.streams && took > self.stopwatch.expected {
+            self.stopwatch.tell(&self.method.path, code, took, now);
+        }
     }
 }
 

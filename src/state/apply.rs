@@ -90,11 +90,11 @@ impl Store {
             drop(index);
             (response, outcome, revision)
         };
-        let Outcome { batch: events, moves, .. } = outcome;
+        let Outcome { batch: events, moves, operations, .. } = outcome;
         if !moves.is_empty() {
             self.leases.write().follow(&moves);
         }
-        (Applied { revision, response }, Effects { events, lease: None })
+        (Applied { revision, response }, Effects { events, lease: None, operations })
     }
 
     /// Runs a command that changes no key.

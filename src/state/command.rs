@@ -9,6 +9,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
+use super::draft::OpCounts;
 use super::error::Error;
 use super::event::SharedBatch;
 use crate::proto::etcdserverpb as pb;
@@ -163,13 +164,15 @@ pub struct Applied {
     pub response: Result<Response, Error>,
 }
 
-/// What a command did besides answering; for the watch hub, the lessor and the checkpoint.
+/// What a command did besides answering; for the watch hub, the lessor, the checkpoint and the metrics.
 #[derive(Clone, Debug, Default)]
 pub struct Effects {
     /// Its changes, when the revision advanced.
     pub events: Option<SharedBatch>,
     /// A lease granted or ended.
     pub lease: Option<LeaseChange>,
+    /// How many operations it carried out.
+    pub operations: OpCounts,
 }
 
 /// A change of the lease table.

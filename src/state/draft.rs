@@ -25,6 +25,19 @@ pub struct Draft<'a> {
     changes: Vec<Change>,
     moves: Vec<LeaseMove>,
     bytes: ByteDelta,
+    operations: OpCounts,
+}
+
+/// Operations that a command carried out, those of its transactions included, as etcd's `mvcc` counts them: a range
+/// deletion is one however many keys it removes, but the end of a lease one for each of its keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpCounts {
+    /// Keys written.
+    pub puts: u64,
+    /// Range deletions.
+    pub deletes: u64,
+    /// Ranges read.
+    pub ranges: u64,
 }
 
 /// How a command changed the store's size; see [`super::Sizes`].
@@ -47,13 +60,15 @@ pub struct Outcome {
     pub moves: Vec<LeaseMove>,
     /// Bytes gained and lost.
     pub bytes: ByteDelta,
+    /// How many of what.
+    pub operations: OpCounts,
 }
 
 impl<'a> Draft<'a> {
     /// Before the command: the state it starts from.
     pub fn new(index: &'a mut KeyIndex, start: i64, compact_revision: i64, leases: Option<&'a RwLock<Leases>>) -> Self {
-        let (changes, moves, bytes) = Default::default();
-        Self { index, start, compact_revision, leases, changes, moves, bytes }
+        let (changes, moves, bytes, operations) = Default::default();
+        Self { index, start, compact_revision, leases, changes, moves, bytes, operations }
     }
 
     /// After it: what it did.
@@ -61,7 +76,7 @@ impl<'a> Draft<'a> {
         let revision = self.start + 1;
         self.changes.shrink_to_fit();
         let batch = (!self.changes.is_empty()).then(|| Arc::new(EventBatch { revision, changes: self.changes }));
-        Outcome { batch, moves: self.moves, bytes: self.bytes }
+        Outcome { batch, moves: self.moves, bytes: self.bytes, operations: self.operations }
     }
 
     /// The revision as seen from inside the command: one more from its first change on.
@@ -72,6 +87,15 @@ impl<'a> Draft<'a> {
     /// What reads inside the command see: its own writes too.
     pub fn reader(&self) -> Reader<'_> {
         Reader { index: self.index, revision: self.revision(), compact_revision: self.compact_revision }
+    }
+
+    /// A range read inside the command.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`], [`Error::FutureRevision`].
+    pub fn range(&mut self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
+        self.operations.ranges += 1;
+        self.reader().range(request)
     }
 
     /// Whether a put would be accepted.
@@ -92,6 +116,7 @@ impl<'a> Draft<'a> {
     /// Writes a key. The request was checked; should it ignore the value or lease of a key that does not exist after
     /// all, these are empty.
     pub fn put(&mut self, request: &pb::PutRequest) -> pb::PutResponse {
+        self.operations.puts += 1;
         let revision = self.next();
         let mut previous = None;
         let mut record = Record::default();
@@ -148,6 +173,7 @@ impl<'a> Draft<'a> {
 
     /// Removes every key in a range, in key order.
     pub fn delete(&mut self, range: KeyRange<'_>) {
+        self.operations.deletes += 1;
         let Self { index, changes, moves, bytes, start, .. } = self;
         index.retire(range, |entry| {
             let revision = Revision { main: *start + 1, sub: changes.len() as i64 };

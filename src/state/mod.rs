@@ -27,6 +27,7 @@ mod tests;
 
 pub use command::{Applied, Command, Effects, LeaseChange, Response};
 pub use compaction::CompactSlice;
+pub use draft::OpCounts;
 pub use error::Error;
 pub use event::{Change, ChangeKind, EventBatch, Revision, SharedBatch};
 pub use lease::LeaseInfo;

@@ -93,7 +93,7 @@ fn run(
         let response = match op {
             None => None,
             Some(Request::RequestRange(range)) => {
-                let mut response = draft.reader().range(range)?;
+                let mut response = draft.range(range)?;
                 response.header = header(draft);
                 Some(Response::ResponseRange(response))
             }
