@@ -95,8 +95,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
 
 impl LogStore {
     fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        // What was never there is not missing; what was purged is, and the log refuses it.
-        let start = if self.shared.lock().purged.is_none() { start.max(self.log.state().first_index) } else { start };
+        // openraft may ask from before the log's beginning; it checks the index of the first entry that it gets.
+        let start = start.max(self.log.state().first_index);
         let entries = self.log.read(start, end, bytes_max).map_err(io::Error::other)?;
         entries.into_iter().map(from_log).collect()
     }
@@ -157,7 +157,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let index = last_log_id.map(|last| last.index);
         self.durable(|done| self.log.truncate_after(index, done)).await?;
         let mut shared = self.shared.lock();
-        shared.last = last_log_id.max(shared.purged);
+        shared.last = shared.last.min(last_log_id).max(shared.purged);
         Ok(())
     }
 
