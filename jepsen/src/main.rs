@@ -79,6 +79,9 @@ fn situation(name: &str) -> Result<Situation, String> {
 struct CrashArgs {
     #[command(flatten)]
     target: TargetArgs,
+    /// Milliseconds of load before a crash, at most; what a server does every few seconds needs more than the default
+    #[arg(long, default_value_t = 3000)]
+    load_ms_max: u64,
     /// Crashes of the very first start, before the first one under load
     #[arg(long, default_value_t = 3)]
     creation_cuts: usize,
@@ -124,7 +127,7 @@ impl CrashArgs {
         let Workload::Mix = self.workload;
         Ok(crash::Options {
             template: Template::new(&self.target.target, self.target.arguments)?,
-            plan: Plan::new(self.seed, crashes, self.creation_cuts),
+            plan: Plan::new(self.seed, crashes, self.creation_cuts, self.load_ms_max),
             power,
             lying_sync: false,
             clients: self.clients.max(1),

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::rng::Rng;
 
-/// How long clients work before a cut, in milliseconds.
-const LOAD_MS: (u64, u64) = (200, 3000);
+/// How long clients work before a cut at least, in milliseconds.
+const LOAD_MS_MIN: u64 = 200;
 /// How long syncs hang before the power goes, in milliseconds; in half of the cuts they do not.
 const HOLD_MS: (u64, u64) = (5, 80);
 /// One cut in this many is followed by another one while the server starts.
@@ -48,11 +48,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Expands a seed. More cuts leave the first ones as they were.
-    pub fn new(seed: u64, cuts: usize, creation_cuts: usize) -> Self {
+    /// Expands a seed. More cuts leave the first ones as they were. `load_ms_max`: clients work at most this long.
+    pub fn new(seed: u64, cuts: usize, creation_cuts: usize, load_ms_max: u64) -> Self {
         let mut rng = Rng::new(seed).fork(CUTS);
         let cut = |_| PlannedCut {
-            load_ms: rng.between(LOAD_MS.0, LOAD_MS.1),
+            load_ms: rng.between(LOAD_MS_MIN, load_ms_max.max(LOAD_MS_MIN)),
             hold_ms: if rng.chance(0.5) { rng.between(HOLD_MS.0, HOLD_MS.1) } else { 0 },
             keep: *rng.pick(&[0.0, 0.5, 0.9]),
             seed: rng.bits(),
@@ -86,8 +86,8 @@ mod tests {
 
     #[test]
     fn a_longer_plan_begins_like_a_shorter_one() {
-        let (short, long) = (Plan::new(5, 10, 0), Plan::new(5, 20, 2));
+        let (short, long) = (Plan::new(5, 10, 0, 3000), Plan::new(5, 20, 2, 3000));
         assert_eq!(short.cuts, long.cuts[..10]);
-        assert_ne!(short.cuts, Plan::new(6, 10, 0).cuts);
+        assert_ne!(short.cuts, Plan::new(6, 10, 0, 3000).cuts);
     }
 }
