@@ -1,4 +1,30 @@
-#![doc = "kelson: a replicated key-value store that speaks etcd's v3 API."]
+//! kelson: a replicated key-value store that speaks etcd's v3 API, as a library. The program is a thin shell around it.
+//!
+//! A [`Server`] is one member. Tests and programs that embed it start as many as they like; they share nothing and
+//! never meet. [`Config::for_test`] keeps everything in memory, takes a free port and leaves nothing behind:
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! use kelson::proto::etcdserverpb::{PutRequest, kv_client::KvClient};
+//! use tonic::transport::Endpoint;
+//!
+//! let server = kelson::Server::start(kelson::Config::for_test()).await?;
+//! let channel = Endpoint::from_shared(server.client_endpoint())?.connect().await?;
+//! let put = PutRequest { key: "greeting".into(), value: "hello".into(), ..PutRequest::default() };
+//! let answer = KvClient::new(channel).put(put).await?.into_inner();
+//! assert_eq!(answer.header.map(|header| header.revision), Some(2));
+//! server.shutdown().await;
+//! # Ok(())
+//! # })
+//! # }
+//! ```
+//!
+//! The modules form a river: each uses only those below it (`server`, then [`rpc`] and [`http`], [`lessor`] and
+//! [`compactor`], [`raft`], [`watch`], [`state`], [`storage`], [`metrics`], [`clock`], [`config`], [`proto`]). The way of
+//! a Put: `rpc::kv` checks it, `raft::batch` joins it to a log entry, `storage::log` makes it durable, `raft::apply` gives
+//! it to [`state::Store`], whose events go to [`watch::Hub`]; then it is answered. ARCHITECTURE.md walks the rest.
+
 #![forbid(unsafe_code)]
 
 pub mod clock;
