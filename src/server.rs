@@ -318,7 +318,6 @@ fn raft_options(config: &Config) -> raft::Options {
         election_timeout_ms: config.election_timeout_ms,
         snapshot_count: config.snapshot_count,
         snapshot_catchup_entries: config.snapshot_catchup_entries,
-        max_request_bytes: config.max_request_bytes,
         pre_vote: config.pre_vote,
         warning_apply_duration: config.warning_apply_duration,
     }

@@ -65,8 +65,6 @@ pub struct Options {
     pub snapshot_count: u64,
     /// `--snapshot-catchup-entries`: log entries kept behind a snapshot for slow followers.
     pub snapshot_catchup_entries: u64,
-    /// `--max-request-bytes`.
-    pub max_request_bytes: usize,
     /// `--pre-vote`.
     pub pre_vote: bool,
     /// `--warning-apply-duration`.
@@ -341,6 +339,7 @@ impl Node {
 
     /// What this member knows now.
     pub fn status(&self) -> Status {
+        let committed = self.raft.data_metrics().borrow_watched().cluster_committed;
         let applied_index = self.shared.applied_index.load(Ordering::Acquire);
         let leader = self.leader.load(Ordering::Acquire);
         Status {
@@ -348,7 +347,7 @@ impl Node {
             cluster_id: self.identity.cluster_id,
             leader: (leader != 0).then_some(leader),
             term: self.identity.term.load(Ordering::Acquire),
-            committed_index: applied_index,
+            committed_index: committed.map_or(0, |id| id.index).max(applied_index),
             applied_index,
             is_learner: self
                 .shared

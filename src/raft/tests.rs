@@ -125,7 +125,6 @@ async fn node(disk: Arc<SimDisk>, origin: u64) -> Arc<Node> {
         election_timeout_ms: 1000,
         snapshot_count: 10_000,
         snapshot_catchup_entries: 5_000,
-        max_request_bytes: 1 << 20,
         pre_vote: true,
         warning_apply_duration: Duration::MAX,
     };
