@@ -5,7 +5,8 @@
 
 use prost::Message;
 
-const PROTOS: [&str; 6] = [
+/// What clients see; reflection lists these and no others.
+const CLIENT_PROTOS: [&str; 6] = [
     "etcd/kv.proto",
     "etcd/auth.proto",
     "etcd/lease.proto",
@@ -14,13 +15,17 @@ const PROTOS: [&str; 6] = [
     "etcd/election.proto",
 ];
 
+/// What members say to each other.
+const PEER_PROTO: &str = "kelson/peer.proto";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_imports(true).open_files(PROTOS)?;
-    let files = compiler.file_descriptor_set();
+    compiler.include_imports(true).open_files(CLIENT_PROTOS)?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
+    std::fs::write(out.join("descriptors.bin"), compiler.file_descriptor_set().encode_to_vec())?;
+    compiler.open_file(PEER_PROTO)?;
+    let files = compiler.file_descriptor_set();
     tonic_prost_build::configure()
         .bytes(".")
         .extern_path(".mvccpb.KeyValue", "crate::proto::Record")

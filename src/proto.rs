@@ -37,6 +37,10 @@ pub mod v3lockpb {
 pub mod v3electionpb {
     tonic::include_proto!("v3electionpb");
 }
+/// What members say to each other; ours.
+pub mod peer {
+    tonic::include_proto!("kelson_peer");
+}
 
 /// The encoded `FileDescriptorSet` of `proto/`, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -3,6 +3,7 @@
 
 mod dispatch;
 mod gather;
+mod identify;
 mod listen;
 mod pages;
 mod recover;
@@ -22,12 +23,12 @@ use tokio::sync::watch as channel;
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
-use crate::config::{Address, Config, Url, ids};
+use crate::config::{Address, Config, Url};
 use crate::metrics::Metrics;
 use crate::proto::etcdserverpb as pb;
-use crate::raft::apply::Mark;
+use crate::raft::peers::{Dial, Links, Tcp};
 use crate::raft::types::MemberInfo;
-use crate::raft::{self, Identity, Node};
+use crate::raft::{self, Node};
 use crate::state::Command;
 use crate::storage::data_dir::DataDir;
 use crate::watch::{self, Hub};
@@ -38,6 +39,28 @@ use workers::{Worker, Workers};
 
 /// How long open connections may take to end at a shutdown before they are cut.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connections of peers: every call of theirs is a stream.
+const PEER_STREAMS_MAX: u32 = 1 << 16;
+/// Silence after which a peer's connection is tried for life, and how long it may take to answer.
+const PEER_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const PEER_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Parts of a member that only tests change.
+pub(crate) struct Plumbing {
+    /// A socket that is bound already, in place of `--listen-peer-urls`.
+    pub peer_listener: Option<std::net::TcpListener>,
+    /// Which ways to the other members are cut.
+    pub links: Option<Links>,
+    /// By which the member's leases run.
+    pub clock: Clock,
+}
+
+impl Default for Plumbing {
+    fn default() -> Self {
+        Self { peer_listener: None, links: None, clock: Clock::system() }
+    }
+}
 
 /// Why a member could not start.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +103,7 @@ pub struct Server {
     assembly: Arc<Assembly>,
     // Dropped in this order: first what serves, then what it serves from, last the lock on the directory.
     workers: Arc<Workers>,
+    peer_workers: Option<Arc<Workers>>,
     raft: Worker,
     _data_dir: Option<DataDir>,
 }
@@ -90,7 +114,15 @@ impl Server {
     /// # Errors
     /// [`Error`]; nothing is left running.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        let clock = Clock::system();
+        Self::start_with(config, Plumbing::default()).await
+    }
+
+    /// As [`Server::start`], with parts that only tests change.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is left running.
+    pub(crate) async fn start_with(config: Config, plumbing: Plumbing) -> Result<Self, Error> {
+        let clock = plumbing.clock.clone();
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new(&config));
         let opened = {
@@ -99,7 +131,9 @@ impl Server {
                 .await
                 .map_err(io::Error::other)??
         };
-        let identity = Arc::new(identity(&config, &opened.mark)?);
+        let dial: Arc<dyn Dial> = Arc::new(Tcp);
+        let identify::Identified { identity, initial_members } = identify::identify(&config, &opened, &dial).await?;
+        let identity = Arc::new(identity);
         metrics.set_member_id(identity.member_id);
         let hub = {
             let identity = identity.clone();
@@ -120,6 +154,8 @@ impl Server {
             hub: hub.clone(),
             checkpoint: opened.checkpoint,
             snapshots: opened.snapshots,
+            dial,
+            links: plumbing.links,
             on_lease: {
                 let lessor = lessor.clone();
                 Box::new(move |change| lessor.on_change(change))
@@ -129,7 +165,7 @@ impl Server {
         };
         let raft = Worker::start("raft")?;
         let node = {
-            let (options, origin) = (raft_options(&config), draw_origin()?);
+            let (options, origin) = (raft_options(&config, initial_members), draw_origin()?);
             raft.run(Node::start(options, origin, parts)).await??
         };
         let workers = Arc::new(Workers::start(io_threads(&config), raft.handle())?);
@@ -143,12 +179,79 @@ impl Server {
             accepting: Mutex::default(),
             assembly,
             workers,
+            peer_workers: None,
             raft,
             _data_dir: opened.data_dir,
         };
+        server.listen_for_peers(&config, plumbing.peer_listener)?;
+        server.listen_for_metrics(&config)?;
+        tokio::select! {
+            ready = server.node.ready() => ready?,
+            reason = server.node.failed() => return Err(raft::Error::Fatal(reason).into()),
+        }
         server.listen(&config, &metrics)?;
         server.publish(&config).await?;
         Ok(server)
+    }
+
+    /// Opens the port for other members, which is served by the thread that runs Raft.
+    fn listen_for_peers(&mut self, config: &Config, bound: Option<std::net::TcpListener>) -> Result<(), Error> {
+        let options = listen::Options {
+            max_concurrent_streams: PEER_STREAMS_MAX,
+            keepalive_interval: PEER_KEEPALIVE_INTERVAL,
+            keepalive_timeout: PEER_KEEPALIVE_TIMEOUT,
+            reuse_port: config.socket_reuse_port,
+            traffic: None,
+        };
+        let on_raft = Arc::new(Workers::start(1, self.raft.handle())?);
+        let handler = Dispatch { services: Some(self.assembly.peer_services()), pages: None };
+        let mut listeners: Vec<_> = bound.into_iter().collect();
+        if listeners.is_empty() {
+            for url in &config.listen_peer_urls {
+                listeners.push(listen::bind(address(url)?, &options)?);
+            }
+        }
+        for listener in listeners {
+            tracing::info!(address = %listener.local_addr()?, "listening for peers");
+            self.accept(listener, &on_raft, handler.clone(), options.clone());
+        }
+        self.peer_workers = Some(on_raft);
+        Ok(())
+    }
+
+    /// Opens the ports for metrics and probes, which are there before the member is ready.
+    fn listen_for_metrics(&mut self, config: &Config) -> Result<(), Error> {
+        let options = listen::Options {
+            max_concurrent_streams: config.max_concurrent_streams,
+            keepalive_interval: config.grpc_keepalive_interval,
+            keepalive_timeout: config.grpc_keepalive_timeout,
+            reuse_port: config.socket_reuse_port,
+            traffic: None,
+        };
+        let handler = Dispatch { services: None, pages: Some(self.assembly.metrics_pages()) };
+        for url in &config.listen_metrics_urls {
+            let listener = listen::bind(address(url)?, &options)?;
+            tracing::info!(%url, address = %listener.local_addr()?, "listening for probes");
+            let workers = self.workers.clone();
+            self.accept(listener, &workers, handler.clone(), options.clone());
+        }
+        Ok(())
+    }
+
+    fn accept(
+        &self,
+        listener: std::net::TcpListener,
+        workers: &Arc<Workers>,
+        handler: Dispatch,
+        options: listen::Options,
+    ) {
+        let accept = listen::accept(listener, workers.clone(), handler, options, self.draining.subscribe());
+        let task = workers.next().spawn(async move {
+            if let Err(error) = accept.await {
+                tracing::error!(%error, "listener ended");
+            }
+        });
+        self.accepting.lock().push(task);
     }
 
     fn listen(&mut self, config: &Config, metrics: &Metrics) -> Result<(), Error> {
@@ -166,12 +269,8 @@ impl Server {
         let pages = self.assembly.client_pages();
         let client = Dispatch { services: Some(self.assembly.services()), pages: (!split).then(|| pages.clone()) };
         let only_pages = Dispatch { services: None, pages: Some(pages) };
-        let metrics = Dispatch { services: None, pages: Some(self.assembly.metrics_pages()) };
-        let lists = [
-            (&config.listen_client_urls, client, &options),
-            (&config.listen_client_http_urls, only_pages, &uncounted),
-            (&config.listen_metrics_urls, metrics, &uncounted),
-        ];
+        let lists =
+            [(&config.listen_client_urls, client, &options), (&config.listen_client_http_urls, only_pages, &uncounted)];
         for (place, (urls, handler, options)) in lists.into_iter().enumerate() {
             for url in urls {
                 let listener = listen::bind(address(url)?, options)?;
@@ -180,19 +279,8 @@ impl Server {
                 if place == 0 {
                     self.endpoints.push(format!("http://{bound}"));
                 }
-                let accept = listen::accept(
-                    listener,
-                    self.workers.clone(),
-                    handler.clone(),
-                    options.clone(),
-                    self.draining.subscribe(),
-                );
-                let task = self.workers.next().spawn(async move {
-                    if let Err(error) = accept.await {
-                        tracing::error!(%error, "listener ended");
-                    }
-                });
-                self.accepting.lock().push(task);
+                let workers = self.workers.clone();
+                self.accept(listener, &workers, handler.clone(), options.clone());
             }
         }
         Ok(())
@@ -214,10 +302,17 @@ impl Server {
             .members()
             .iter()
             .any(|known| known.id == id && known.name == member.name && known.client_ur_ls == member.client_ur_ls);
-        if !known {
-            self.node.propose(Command::Publish(member)).await?;
+        if known {
+            return Ok(());
         }
-        Ok(())
+        // Until it is done, as etcd: without a quorum this waits, and whoever waits for the member with it.
+        loop {
+            match self.node.propose(Command::Publish(member.clone())).await {
+                Ok(_) => return Ok(()),
+                Err(error @ (raft::Error::Stopped | raft::Error::Fatal(_))) => return Err(error.into()),
+                Err(error) => tracing::warn!(%error, "name and client URLs are not published yet"),
+            }
+        }
     }
 
     /// A URL that a client on this machine can use.
@@ -243,6 +338,10 @@ impl Server {
 
     /// Stops gracefully: refuses new connections, ends watches, lets calls finish, brings the checkpoint up to date.
     pub async fn shutdown(self) {
+        let node = self.node.clone();
+        if let Err(error) = self.raft.run(async move { node.give_up_leadership().await }).await {
+            tracing::warn!(%error, "leadership not handed over");
+        }
         self.draining.send_replace(true);
         self.assembly.stop();
         self.hub.close(tonic::Status::unavailable("etcdserver: server stopped"));
@@ -275,50 +374,17 @@ impl Server {
     }
 }
 
-/// Who this member is. As with etcd the `--initial-*` flags count when the member is made, later its data does; a member
-/// alone in its cluster can be nobody but the one named there. Such a one is also all that `--force-new-cluster` could
-/// make of it.
-///
-/// # Errors
-/// [`Error::Recovery`] for the data of several members, which this release cannot be one of.
-fn identity(config: &Config, mark: &Mark) -> Result<Identity, Error> {
-    let members: Vec<u64> = mark.membership.membership().nodes().map(|(id, _)| *id).collect();
-    match members[..] {
-        [] => Ok(Identity::new(config.member_id(), config.cluster_id())),
-        [alone] => {
-            if config.force_new_cluster {
-                tracing::warn!(
-                    member_id = format!("{alone:x}"),
-                    "--force-new-cluster changes nothing: the member is the only one of its cluster already"
-                );
-            }
-            Ok(Identity::new(alone, ids::cluster_id(&[alone])))
-        }
-        _ => Err(Error::Recovery(format!(
-            "the data is of a cluster of {} members, and this release runs one: save a snapshot of it and start from \
-             that, with `kelson snapshot restore`",
-            members.len()
-        ))),
-    }
-}
-
-/// The members that `--initial-cluster` names.
-fn initial_members(config: &Config) -> BTreeMap<u64, MemberInfo> {
-    let members = config.initial_cluster.values().map(|urls| {
-        let id = ids::member_id(urls, &config.initial_cluster_token, None);
-        (id, MemberInfo { peer_urls: urls.iter().map(ToString::to_string).collect() })
-    });
-    members.collect()
-}
-
-fn raft_options(config: &Config) -> raft::Options {
+fn raft_options(config: &Config, initial_members: BTreeMap<u64, MemberInfo>) -> raft::Options {
     raft::Options {
-        initial_members: initial_members(config),
+        initial_members,
         heartbeat_interval_ms: config.heartbeat_interval_ms,
         election_timeout_ms: config.election_timeout_ms,
         snapshot_count: config.snapshot_count,
         snapshot_catchup_entries: config.snapshot_catchup_entries,
         pre_vote: config.pre_vote,
+        strict_reconfig_check: config.strict_reconfig_check,
+        max_learners: config.max_learners,
+        cluster_token: config.initial_cluster_token.clone(),
         warning_apply_duration: config.warning_apply_duration,
     }
 }

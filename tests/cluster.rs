@@ -43,10 +43,6 @@ async fn a_member_with_bad_or_used_urls_is_not_added() {
     let used = only(&member).await.peer_ur_ls.remove(0);
     let exists = refused(Code::FailedPrecondition, "etcdserver: Peer URLs already exists");
     assert_eq!(add(&[&used]).await, exists);
-    if !member.is_etcd() {
-        let text = "etcdserver: adding members is not supported by this version";
-        assert_eq!(add(&["http://127.0.0.1:1"]).await, refused(Code::Unimplemented, text));
-    }
 }
 
 #[tokio::test]

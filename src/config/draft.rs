@@ -266,17 +266,6 @@ impl Draft {
         let Some(urls) = config.initial_cluster.get(&config.name) else {
             return Err(format!("couldn't find local name \"{}\" in the initial cluster configuration", config.name));
         };
-        if config.initial_cluster.len() > 1 {
-            let names: Vec<_> = config.initial_cluster.keys().map(String::as_str).collect();
-            let refusal = format!(
-                "--initial-cluster names {} members ({}): this release runs one member; name only this one, or run \
-                 each as a cluster of its own",
-                names.len(),
-                names.join(", ")
-            );
-            self.refuse(refusal);
-            return Ok(());
-        }
         let advertised = &config.initial_advertise_peer_urls;
         if !is_same_hosts(urls, advertised) {
             return Err(format!(

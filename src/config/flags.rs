@@ -13,11 +13,11 @@ pub struct Group {
 }
 
 const OWN_TITLE: &str = "Kelson";
-const NO_PEERS: &str = "this release runs one member, which has no peers";
+const NO_PEERS: &str = "a peer's connection is tried for life every two seconds, and every call has its own deadline";
 const SEVERAL_MEMBERS: &str = "it is about several members, and this release runs one";
 const NO_PAUSES: &str = "compaction goes in slices too short to be felt, behind the writes";
-const NO_DISCOVERY: &str = "this release runs one member and discovers nobody";
-const LEAVE_OUT_DISCOVERY: &str = "leave the flag out and start one member with --initial-cluster";
+const NO_DISCOVERY: &str = "this release does not look members up";
+const LEAVE_OUT_DISCOVERY: &str = "leave the flag out and name the members with --initial-cluster";
 const NO_TLS: &str = "this release does not speak TLS, and a listener that looks protected must be";
 const USE_PROXY: &str = "use http:// URLs on a trusted network, or end TLS in a proxy in front";
 const NO_AUTH: &str = "this release has no user accounts";
@@ -68,7 +68,7 @@ const MEMBER: &[Flag] = &[
         Kind::Unused(Syntax::Bool),
         "Stand for election sooner after a start.",
     )
-    .without("an only member elects itself at once"),
+    .without("a member that is alone elects itself at once, and others wait for the leader there may be"),
     Flag::new(
         "listen-peer-urls",
         "http://localhost:2380",
@@ -173,8 +173,8 @@ const CLUSTERING: &[Flag] = &[
         "initial-cluster",
         "default=http://localhost:2380",
         Kind::Custom(Draft::set_initial_cluster),
-        "The members at the first start, as name=url,…. Without it: --name at --initial-advertise-peer-urls. This \
-         release runs one member; more are refused.",
+        "The members at the first start, as name=url,…. Without it: --name at --initial-advertise-peer-urls. The same \
+         on every member; with --initial-cluster-state=existing the members there are, and this one.",
     ),
     Flag::new(
         "initial-cluster-state",
@@ -235,8 +235,7 @@ const CLUSTERING: &[Flag] = &[
         "true",
         Kind::Bool(|d| &mut d.config.strict_reconfig_check),
         "Refuse membership changes that would lose quorum.",
-    )
-    .without(SEVERAL_MEMBERS),
+    ),
     Flag::new(
         "pre-vote",
         "true",
@@ -437,8 +436,7 @@ const FEATURES: &[Flag] = &[
         "Defragment at the start when it frees at least this much.",
     )
     .without(NO_BBOLT),
-    Flag::new("max-learners", "1", Kind::Usize(|d| &mut d.config.max_learners), "Most learners in the cluster.")
-        .without(SEVERAL_MEMBERS),
+    Flag::new("max-learners", "1", Kind::Usize(|d| &mut d.config.max_learners), "Most learners in the cluster."),
     Flag::new(
         "compaction-sleep-interval",
         "10ms",

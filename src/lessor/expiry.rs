@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 
@@ -17,12 +18,26 @@ use crate::state::{self, Applied, Command};
 const IN_FLIGHT_MAX: usize = 1024;
 
 impl Lessor {
-    /// Revokes what expires, for ever; dropping the future ends it. To be run while this member may lead; when it does
-    /// not, nothing expires.
-    pub async fn run(&self, node: &Node) -> Infallible {
+    /// Follows the leadership and revokes what expires, for ever; dropping the future ends it. Only the leader's clocks
+    /// run, and only what it proposes itself, having led ever since, ends a lease: whoever was asleep while another led
+    /// knows nothing of the renewals meanwhile.
+    pub async fn run(&self, node: &Node, grace: Duration) -> Infallible {
+        let mut leadership = node.watch_leadership();
+        let mut leads_in = None;
         loop {
-            tokio::time::sleep(TICK).await;
-            let revoked = self.revoke_expired(|command| node.propose(command)).await;
+            let now = *leadership.borrow_and_update();
+            let led_in = now.is_leading.then_some(now.term);
+            if led_in != leads_in {
+                leads_in = led_in;
+                match led_in {
+                    Some(_) => self.promote(grace, || node.store().leases()),
+                    None => self.demote(),
+                }
+            }
+            if let Ok(Ok(())) = tokio::time::timeout(TICK, leadership.changed()).await {
+                continue;
+            }
+            let revoked = self.revoke_expired(|command| node.propose_as_leader(command)).await;
             node.meter().metrics.lease.expired.inc_by(revoked);
         }
     }

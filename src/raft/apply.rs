@@ -1,6 +1,7 @@
 //! openraft's state machine: committed entries go to the state, its events to the watch hub, its answers to whoever
 //! proposed. In that order, so that a client that has its answer finds the write in every read and on every watch.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct Mark {
     pub log_id: Option<LogId>,
     /// Newest membership among the applied entries.
     pub membership: StoredMembership,
+    /// Members that were removed; they never return.
+    pub removed: BTreeSet<u64>,
 }
 
 /// A mark as it is stored.
@@ -38,12 +41,15 @@ pub struct Mark {
 struct StoredMark {
     log_id: Option<LogId>,
     membership: StoredMembership,
+    #[serde(default)]
+    removed: BTreeSet<u64>,
 }
 
 impl Mark {
     /// The bytes kept in the checkpoint and in snapshot files.
     pub fn encode(&self) -> Vec<u8> {
-        let stored = StoredMark { log_id: self.log_id, membership: self.membership.clone() };
+        let stored =
+            StoredMark { log_id: self.log_id, membership: self.membership.clone(), removed: self.removed.clone() };
         serde_json::to_vec(&stored).expect("numbers, texts and maps with text keys are JSON")
     }
 
@@ -52,8 +58,15 @@ impl Mark {
     /// # Errors
     /// When they are no mark.
     pub fn decode(bytes: &[u8]) -> io::Result<Self> {
-        let StoredMark { log_id, membership } = serde_json::from_slice(bytes)?;
-        Ok(Self { log_id, membership })
+        let StoredMark { log_id, membership, removed } = serde_json::from_slice(bytes)?;
+        Ok(Self { log_id, membership, removed })
+    }
+
+    /// Takes over a newer membership; whoever is not in it any more is removed.
+    fn follow(&mut self, membership: StoredMembership) {
+        let gone = self.membership.nodes().map(|(&id, _)| id).filter(|id| membership.get_node(id).is_none());
+        self.removed.extend(gone.collect::<Vec<_>>());
+        self.membership = membership;
     }
 }
 
@@ -69,12 +82,15 @@ pub struct Shared {
     pub applied_index: AtomicU64,
     /// Whether this member is the only voter, so that its own log is the quorum.
     pub sole_voter: AtomicBool,
+    /// Whether this member has no vote, nor is to get one by itself.
+    pub is_learner: AtomicBool,
     /// Woken after entries were applied.
     pub progress: Notify,
     /// Counts what is applied.
     pub meter: Meter,
     member_id: u64,
-    batcher: Arc<Batcher>,
+    /// Whoever may have proposed an entry.
+    batchers: [Arc<Batcher>; 2],
     on_lease: LeaseObserver,
 }
 
@@ -85,12 +101,13 @@ impl Shared {
         store: Arc<Store>,
         hub: Arc<Hub>,
         mark: Mark,
-        batcher: Arc<Batcher>,
+        batchers: [Arc<Batcher>; 2],
         on_lease: LeaseObserver,
         meter: Meter,
     ) -> Self {
         Self {
             sole_voter: AtomicBool::new(is_sole_voter(&mark.membership, member_id)),
+            is_learner: AtomicBool::new(is_learner(&mark.membership, member_id)),
             applied_index: AtomicU64::new(mark.log_id.map_or(0, |id| id.index)),
             mark: Mutex::new(mark),
             progress: Notify::new(),
@@ -98,9 +115,19 @@ impl Shared {
             store,
             hub,
             member_id,
-            batcher,
+            batchers,
             on_lease,
         }
+    }
+
+    /// Index of the last applied entry.
+    pub fn applied_index(&self) -> u64 {
+        self.applied_index.load(Ordering::Acquire)
+    }
+
+    fn note_membership(&self, membership: &StoredMembership) {
+        self.sole_voter.store(is_sole_voter(membership, self.member_id), Ordering::Release);
+        self.is_learner.store(is_learner(membership, self.member_id), Ordering::Release);
     }
 
     fn apply_proposal(&self, index: u64, proposal: &Proposal) -> io::Result<()> {
@@ -122,7 +149,7 @@ impl Shared {
             self.hub.publish(&batches, self.store.revision());
         }
         meter.end(index, commands.len());
-        if let Some(replies) = self.batcher.take(origin, sequence, proposal.bytes().len()) {
+        if let Some(replies) = self.batchers.iter().find_map(|batcher| batcher.take(origin, sequence)) {
             answer(replies, results);
         }
         Ok(())
@@ -140,6 +167,12 @@ fn answer(replies: Vec<Reply>, results: Vec<Applied>) {
 fn is_sole_voter(membership: &StoredMembership, member_id: u64) -> bool {
     let mut voters = membership.voter_ids();
     voters.next() == Some(member_id) && voters.next().is_none()
+}
+
+fn is_learner(membership: &StoredMembership, member_id: u64) -> bool {
+    let becomes_voter = |info: &super::types::MemberInfo| info.becomes_voter;
+    membership.get_node(&member_id).is_some_and(|info| !becomes_voter(info))
+        && !membership.voter_ids().any(|voter| voter == member_id)
 }
 
 /// The state machine that openraft drives.
@@ -176,9 +209,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     EntryPayload::Blank => {}
                     EntryPayload::Normal(proposal) => self.shared.apply_proposal(entry.log_id.index, &proposal)?,
                     EntryPayload::Membership(membership) => {
-                        mark.membership = StoredMembership::new(Some(entry.log_id), membership);
-                        let sole = is_sole_voter(&mark.membership, self.shared.member_id);
-                        self.shared.sole_voter.store(sole, Ordering::Release);
+                        mark.follow(StoredMembership::new(Some(entry.log_id), membership));
+                        self.shared.note_membership(&mark.membership);
                     }
                 }
                 mark.log_id = Some(entry.log_id);

@@ -7,12 +7,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::BytesMut;
-use openraft::errors::{ClientWriteError, ForwardReason, RaftError};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::error::Error;
-use super::types::{PROPOSAL_HEADER_BYTES, Proposal, Raft, TypeConfig};
+use super::types::{PROPOSAL_HEADER_BYTES, Proposal};
 use crate::state::{Applied, Command};
 
 /// A batch is closed when it has grown past this; one larger command makes a batch of its own.
@@ -24,8 +23,23 @@ const WAITING_BYTES_MAX: usize = 256 << 20;
 /// Commands that may wait.
 const WAITING_COMMANDS_MAX: usize = 1 << 20;
 
+/// Batches whose fate is unknown, above which those that nobody waits for any more are looked for and forgotten.
+const PENDING_SWEEP: usize = 64;
+
 /// Where the result of one command goes.
 pub type Reply = oneshot::Sender<Result<Applied, Error>>;
+
+/// What became of a batch.
+#[derive(Debug)]
+pub enum Delivered {
+    /// It is in the log of a quorum; this member answers when it has applied it itself.
+    Committed,
+    /// It will not be answered by apply; the error says whether it may have been done all the same.
+    Failed(Error),
+    /// It was sent to the leader and not answered. It may be in the log, so that apply may still answer it; whoever
+    /// waits gives up at its own deadline.
+    Unknown,
+}
 
 /// Collects commands into proposals and keeps the replies until apply takes them.
 pub struct Batcher {
@@ -33,7 +47,7 @@ pub struct Batcher {
     // Guards the batch being filled; held for the copy of one command.
     open: Mutex<Open>,
     // Guards the replies of batches on their way; taken once a batch by the proposer and once by apply.
-    pending: Mutex<HashMap<u64, Vec<Reply>>>,
+    pending: Mutex<HashMap<u64, Pending>>,
     waiting_bytes: AtomicUsize,
     waiting_commands: AtomicUsize,
     work: Notify,
@@ -48,6 +62,17 @@ struct Open {
 struct Batch {
     payload: BytesMut,
     replies: Vec<Reply>,
+}
+
+struct Pending {
+    payload_bytes: usize,
+    replies: Vec<Reply>,
+}
+
+impl Pending {
+    fn is_wanted(&self) -> bool {
+        self.replies.iter().any(|reply| !reply.is_closed())
+    }
 }
 
 impl Batcher {
@@ -100,13 +125,22 @@ impl Batcher {
 
     /// The replies of a batch that apply has reached, in the order of its commands; `None` for another process's
     /// batch or one that was given up.
-    pub fn take(&self, origin: u64, sequence: u64, payload_bytes: usize) -> Option<Vec<Reply>> {
+    pub fn take(&self, origin: u64, sequence: u64) -> Option<Vec<Reply>> {
         if origin != self.origin {
             return None;
         }
-        let replies = self.pending.lock().remove(&sequence)?;
+        self.remove(sequence)
+    }
+
+    fn remove(&self, sequence: u64) -> Option<Vec<Reply>> {
+        let Pending { payload_bytes, replies } = self.pending.lock().remove(&sequence)?;
         self.done(payload_bytes, replies.len());
         Some(replies)
+    }
+
+    /// Whether anybody still waits for a batch; what nobody waits for need not be proposed.
+    pub fn is_wanted(&self, sequence: u64) -> bool {
+        self.pending.lock().get(&sequence).is_some_and(Pending::is_wanted)
     }
 
     /// Refuses everything from now on and tells whoever waits.
@@ -117,22 +151,38 @@ impl Batcher {
             std::mem::take(&mut open.batches)
         };
         let pending = std::mem::take(&mut *self.pending.lock());
-        for reply in batches.into_iter().flat_map(|batch| batch.replies).chain(pending.into_values().flatten()) {
+        let pending = pending.into_values().flat_map(|pending| pending.replies);
+        for reply in batches.into_iter().flat_map(|batch| batch.replies).chain(pending) {
             drop(reply.send(Err(Error::Stopped)));
         }
         self.work.notify_one();
     }
 
-    /// Proposes batches until [`Batcher::close`]; one of these runs per member. Several batches are never under way at
-    /// once: the next one fills while the log writes this one.
-    pub async fn run(&self, raft: Raft) {
+    /// Hands batches to `deliver` until [`Batcher::close`]; one of these runs per batcher. Several batches are never under
+    /// way at once: the next one fills while the log writes this one.
+    pub async fn run<F: Future<Output = Delivered>>(&self, deliver: impl Fn(u64, Proposal) -> F) {
         while let Some((sequence, proposal)) = self.next().await {
-            let bytes = proposal.bytes().len();
-            if let Err(error) = propose(&raft, proposal).await {
-                let Some(replies) = self.pending.lock().remove(&sequence) else { continue };
-                self.done(bytes, replies.len());
-                for reply in replies {
-                    drop(reply.send(Err(error.clone())));
+            match deliver(sequence, proposal).await {
+                Delivered::Committed => {}
+                Delivered::Failed(error) => {
+                    for reply in self.remove(sequence).into_iter().flatten() {
+                        drop(reply.send(Err(error.clone())));
+                    }
+                }
+                Delivered::Unknown => self.sweep(),
+            }
+        }
+    }
+
+    /// Forgets batches that may never be applied and that nobody waits for.
+    fn sweep(&self) {
+        let mut pending = self.pending.lock();
+        if pending.len() > PENDING_SWEEP {
+            let unwanted: Vec<u64> =
+                pending.iter().filter(|(_, batch)| !batch.is_wanted()).map(|(&sequence, _)| sequence).collect();
+            for sequence in unwanted {
+                if let Some(Pending { payload_bytes, replies }) = pending.remove(&sequence) {
+                    self.done(payload_bytes, replies.len());
                 }
             }
         }
@@ -146,7 +196,8 @@ impl Batcher {
                     open.sequence += 1;
                     let sequence = open.sequence;
                     drop(open);
-                    self.pending.lock().insert(sequence, batch.replies);
+                    let pending = Pending { payload_bytes: batch.payload.len(), replies: batch.replies };
+                    self.pending.lock().insert(sequence, pending);
                     return Some((sequence, Proposal::finish(batch.payload, sequence)));
                 }
                 if open.closed {
@@ -178,36 +229,5 @@ impl Open {
             self.batches.push_back(Batch { payload, replies: Vec::new() });
         }
         self.batches.back_mut().expect("a batch was just made sure of")
-    }
-}
-
-async fn propose(raft: &Raft, proposal: Proposal) -> Result<(), Error> {
-    loop {
-        match raft.client_write(proposal.clone()).await {
-            Ok(_) => return Ok(()),
-            // A stall of this process let the leader's own lease run out: nothing was appended, the next turn renews
-            // it. Never shown to clients.
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))
-                if forward.reason == ForwardReason::LeaseExpired =>
-            {
-                tokio::task::yield_now().await;
-            }
-            Err(error) => return Err(refused(&error)),
-        }
-    }
-}
-
-fn refused(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Error {
-    match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => match forward.leader_id {
-            // The leader changed under an entry that may or may not survive.
-            Some(_) => Error::LeaderChanged,
-            None => Error::NoLeader,
-        },
-        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => Error::LeaderChanged,
-        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => Error::Fatal(error.to_string()),
-        RaftError::APIError(error) => Error::Fatal(error.to_string()),
-        RaftError::Fatal(openraft::errors::Fatal::Stopped) => Error::Stopped,
-        RaftError::Fatal(error) => Error::Fatal(error.to_string()),
     }
 }

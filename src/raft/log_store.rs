@@ -60,6 +60,11 @@ impl LogStore {
         self.shared.lock().last.map_or(0, |last| last.index)
     }
 
+    /// The newest vote this member has given or seen: never older than any vote that it has let a peer know of.
+    pub fn vote(&self) -> Option<Vote> {
+        self.shared.lock().vote
+    }
+
     /// Last purged log id.
     pub fn purged(&self) -> Option<LogId> {
         self.shared.lock().purged
@@ -116,9 +121,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let bytes = encode(vote)?;
-        self.durable(|done| self.log.save_vote(bytes, done)).await?;
+        // Before it is durable: a peer that asks for it in between must not be told an older one, for openraft sends the
+        // vote on its way when this returns.
         self.shared.lock().vote = Some(*vote);
-        Ok(())
+        self.durable(|done| self.log.save_vote(bytes, done)).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
@@ -205,7 +211,7 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     (start, end)
 }
 
-fn to_log(entry: Entry) -> io::Result<LogEntry> {
+pub(super) fn to_log(entry: Entry) -> io::Result<LogEntry> {
     let (kind, payload) = match entry.payload {
         EntryPayload::Blank => (KIND_BLANK, Bytes::new()),
         EntryPayload::Normal(proposal) => (KIND_PROPOSAL, proposal.bytes().clone()),
@@ -214,7 +220,7 @@ fn to_log(entry: Entry) -> io::Result<LogEntry> {
     Ok(LogEntry { index: entry.log_id.index, term: entry.log_id.leader_id.term, kind, payload })
 }
 
-fn from_log(entry: LogEntry) -> io::Result<Entry> {
+pub(super) fn from_log(entry: LogEntry) -> io::Result<Entry> {
     let payload: Payload = match entry.kind {
         KIND_BLANK => EntryPayload::Blank,
         KIND_PROPOSAL => EntryPayload::Normal(

@@ -6,23 +6,29 @@ pub mod apply;
 pub mod batch;
 pub mod checkpoint;
 pub mod error;
+mod forward;
 pub mod log_store;
+pub mod membership;
 pub mod meter;
 pub mod network;
+pub mod peers;
+mod read_index;
+pub mod serve;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
 pub mod types;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::raft::ReadPolicy;
 use openraft::vote::RaftLeaderId as _;
-use openraft::{ServerState, SnapshotPolicy};
+use openraft::{Instant as _, ServerState, SnapshotPolicy};
+use tokio::sync::watch as channel;
 use tokio::task::JoinHandle;
 
 pub use apply::LeaseObserver;
@@ -40,11 +46,22 @@ use checkpoint::Checkpoint;
 use log_store::LogStore;
 use meter::Meter;
 use network::Network;
+use peers::{Dial, Links, Peers};
+use read_index::ReadIndex;
 use snapshot::Snapshots;
-use types::{MemberInfo, Raft, TypeConfig};
+use types::{MemberInfo, Raft};
 
-/// How long a member waits at its start to lead and to have applied its log before it gives up.
-const START_TIMEOUT: Duration = Duration::from_secs(600);
+/// Why a removed member ends.
+const REMOVED: &str = "the member has been permanently removed from the cluster: to have it back, remove its data \
+                       directory and add it as a new member";
+/// How often somebody who waits for a first leader, or for a first entry of a new one, looks.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// Entries that one request to a follower may carry; their bytes are limited by the log's reads.
+const ENTRIES_PER_REQUEST_MAX: u64 = 1024;
+/// Pauses between attempts to reach a member that cannot be reached.
+const BACKOFF: &str = "20ms 50ms 100ms ...500ms";
+/// How long the members of a new cluster leave it to the one with the smallest id to begin.
+const BEGIN_ELECTIONS: u32 = 1;
 /// How often the size of the log is looked at.
 const LOG_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Log bytes below which no snapshot is made, however small the state is.
@@ -67,6 +84,12 @@ pub struct Options {
     pub snapshot_catchup_entries: u64,
     /// `--pre-vote`.
     pub pre_vote: bool,
+    /// `--strict-reconfig-check`.
+    pub strict_reconfig_check: bool,
+    /// `--max-learners`.
+    pub max_learners: usize,
+    /// `--initial-cluster-token`, which enters the ids of members added later.
+    pub cluster_token: String,
     /// `--warning-apply-duration`.
     pub warning_apply_duration: Duration,
 }
@@ -116,6 +139,10 @@ pub struct Parts {
     pub checkpoint: Checkpoint,
     /// The snapshot files.
     pub snapshots: Snapshots,
+    /// How other members are reached.
+    pub dial: Arc<dyn Dial>,
+    /// Which of the ways to them are cut, for tests.
+    pub links: Option<Links>,
     /// Told of granted and ended leases.
     pub on_lease: LeaseObserver,
     /// Where everything is counted.
@@ -152,84 +179,109 @@ pub struct Status {
     pub is_learner: bool,
 }
 
+/// Who leads, as far as this member can tell: a leader that was not heard of for an election timeout, or that no quorum
+/// answers, is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The leader.
+    pub leader: Option<u64>,
+    /// In which term.
+    pub term: u64,
+    /// This member leads and has applied everything of the terms before, so that it may decide by its own state.
+    pub is_leading: bool,
+}
+
 /// One member's share of a Raft group.
 pub struct Node {
     options: Options,
     identity: Arc<Identity>,
     raft: Raft,
     shared: Arc<Shared>,
+    /// What clients propose.
     batcher: Arc<Batcher>,
+    /// What only a leader may propose.
+    leaders_batcher: Arc<Batcher>,
     log: Arc<Log>,
+    log_store: LogStore,
     checkpoint: Checkpoint,
     snapshots: Snapshots,
-    /// The leader's id; 0 = none.
-    leader: AtomicU64,
-    leading: AtomicBool,
+    peers: Arc<Peers>,
+    read_index: ReadIndex,
+    leadership: channel::Sender<Leadership>,
+    /// When a leader was heard last, milliseconds of the clock, plus one; 0 = never.
+    heard_ms: Arc<AtomicU64>,
+    /// Held while the membership is checked and changed.
+    changing: tokio::sync::Mutex<()>,
+    /// Why the cluster does not want this member any more.
+    expelled: channel::Sender<Option<String>>,
     tasks: parking_lot::Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Node {
-    /// Starts Raft on the current runtime and returns once this member leads and has applied its log, so that whoever
-    /// opens ports afterwards serves no old state.
+    /// Starts Raft on the current runtime. The node takes part from now on, once its peers' port is open; whether there
+    /// is a leader and its log is applied, [`Node::ready`] says.
     ///
     /// # Errors
-    /// [`Error::Fatal`] when the log or the state cannot be read, or leadership does not come.
+    /// [`Error::Fatal`] when the log or the state cannot be read.
     pub async fn start(options: Options, origin: u64, parts: Parts) -> Result<Arc<Self>, Error> {
         let fatal = |error: &dyn std::fmt::Display| Error::Fatal(error.to_string());
         let log_store = LogStore::new(parts.log.clone(), &parts.recovered).map_err(|error| fatal(&error))?;
         let batcher = Arc::new(Batcher::new(origin));
+        let leaders_batcher = Arc::new(Batcher::new(origin.wrapping_add(1)));
+        let (mark, clock) = (parts.mark, parts.clock);
+        let peers = Arc::new(Peers::new(parts.identity.clone(), parts.dial, parts.links, clock.clone()));
+        peers.update(mark.membership.membership());
         let shared = Arc::new(Shared::new(
             parts.identity.member_id,
             parts.store,
             parts.hub,
-            parts.mark,
-            batcher.clone(),
+            mark,
+            [batcher.clone(), leaders_batcher.clone()],
             parts.on_lease,
-            Meter::new(parts.metrics, parts.clock, options.warning_apply_duration),
+            Meter::new(parts.metrics, clock, options.warning_apply_duration),
         ));
         parts.checkpoint.attach(shared.clone());
         let config = raft_config(&options, parts.identity.cluster_id).validate().map_err(|error| fatal(&error))?;
         let state_machine = StateMachine::new(shared.clone(), parts.snapshots.clone(), parts.checkpoint.clone());
-        let raft = Raft::new(parts.identity.member_id, Arc::new(config), Network, log_store, state_machine)
+        let network = Network(peers.clone());
+        let raft = Raft::new(parts.identity.member_id, Arc::new(config), network, log_store.clone(), state_machine)
             .await
             .map_err(|error| fatal(&error))?;
-        if raft.is_initialized().await.map_err(|error| fatal(&error))? {
-            raft.trigger().elect(false).await.map_err(|error| fatal(&error))?;
-        } else {
-            raft.initialize(options.initial_members.clone()).await.map_err(|error| fatal(&error))?;
-        }
+        let (read_index, reads) = ReadIndex::new();
         let node = Arc::new(Self {
             raft,
             shared,
             batcher,
+            leaders_batcher,
             log: parts.log,
+            log_store,
             checkpoint: parts.checkpoint,
             snapshots: parts.snapshots,
             identity: parts.identity,
-            leader: AtomicU64::new(0),
-            leading: AtomicBool::new(false),
+            peers,
+            read_index,
+            leadership: channel::channel(Leadership::default()).0,
+            heard_ms: Arc::new(AtomicU64::new(0)),
+            changing: tokio::sync::Mutex::new(()),
+            expelled: channel::channel(None).0,
             tasks: parking_lot::Mutex::new(Vec::new()),
             options,
         });
-        node.spawn_tasks();
-        node.await_leadership().await?;
+        node.spawn_tasks(reads);
         Ok(node)
     }
 
-    fn spawn_tasks(self: &Arc<Self>) {
+    fn spawn_tasks(self: &Arc<Self>, reads: tokio::sync::mpsc::Receiver<tokio::sync::oneshot::Sender<u64>>) {
         let proposer = {
-            let (batcher, raft) = (self.batcher.clone(), self.raft.clone());
-            tokio::spawn(async move { batcher.run(raft).await })
-        };
-        let status = {
-            let (node, mut metrics) = (self.clone(), self.raft.server_metrics());
+            let node = self.clone();
             tokio::spawn(async move {
-                loop {
-                    node.note_leader(&metrics.borrow_watched().clone());
-                    if metrics.changed().await.is_err() {
-                        return;
-                    }
-                }
+                node.batcher.run(|sequence, proposal| node.deliver(sequence, proposal)).await;
+            })
+        };
+        let leaders_proposer = {
+            let node = self.clone();
+            tokio::spawn(async move {
+                node.leaders_batcher.run(|_, proposal| node.deliver_as_leader(proposal)).await;
             })
         };
         let log = {
@@ -243,37 +295,181 @@ impl Node {
                 }
             })
         };
-        self.tasks.lock().extend([proposer, status, log]);
+        let begin = tokio::spawn(self.clone().begin());
+        let status = tokio::spawn(self.clone().run_leadership());
+        let reads = tokio::spawn(self.clone().run_read_rounds(reads));
+        let promotions = tokio::spawn(self.clone().run_promotions());
+        let belonging = tokio::spawn(self.clone().run_belonging());
+        self.tasks.lock().extend([begin, proposer, leaders_proposer, status, log, reads, promotions, belonging]);
     }
 
-    fn note_leader(&self, metrics: &openraft::metrics::RaftServerMetrics<TypeConfig>) {
-        let term = metrics.vote.leader_id().term();
-        let leader = metrics.current_leader.unwrap_or(0);
-        self.identity.term.store(term, Ordering::Release);
-        let before = self.leader.swap(leader, Ordering::AcqRel);
-        if leader != 0 && leader != before {
-            self.meter().metrics.server.leader_changes_seen.inc();
+    /// Gets a new cluster going, or a member that is alone. In a new cluster the member with the smallest id begins, as
+    /// soon as a quorum is there, so that the members do not vote against each other; if it is not there, the others do not
+    /// wait for it for ever.
+    async fn begin(self: Arc<Self>) {
+        let me = self.identity.member_id;
+        let initialized = match self.raft.is_initialized().await {
+            Ok(initialized) => initialized,
+            // Whoever waits for the node's end is told why.
+            Err(error) => return tracing::error!(%error, "raft ended at its start"),
+        };
+        if initialized {
+            if self.shared.sole_voter.load(Ordering::Acquire)
+                && let Err(error) = self.raft.trigger().elect(false).await
+            {
+                tracing::error!(%error, "raft ended at its start");
+            }
+            return;
         }
-        self.leading.store(metrics.state == ServerState::Leader, Ordering::Release);
+        let members = &self.options.initial_members;
+        if members.is_empty() {
+            // It joins: the leader will find it.
+            return;
+        }
+        for (&id, info) in members.iter().filter(|(id, _)| **id != me) {
+            self.peers.peer(id, info);
+        }
+        let is_first = members.keys().next() == Some(&me);
+        let patience = self.leader_deadline() * BEGIN_ELECTIONS;
+        let waited = tokio::time::timeout(patience, async {
+            loop {
+                let begun = !is_first && self.leadership().leader.is_some();
+                if begun || is_first && self.reached().await > members.len() / 2 {
+                    return;
+                }
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        });
+        if waited.await.is_err() {
+            tracing::info!("not all members of the new cluster are there yet");
+        }
+        match self.raft.initialize(members.clone()).await {
+            Ok(()) => {}
+            // A leader was quicker, and what it says counts.
+            Err(openraft::errors::RaftError::APIError(error)) => {
+                tracing::debug!(%error, "the cluster has begun already")
+            }
+            Err(error) => tracing::error!(%error, "raft ended at its start"),
+        }
     }
 
-    async fn await_leadership(&self) -> Result<(), Error> {
-        let wait = self.raft.wait(Some(START_TIMEOUT));
-        let metrics = wait
-            .metrics(|metrics| metrics.current_leader.is_some(), "a leader is known")
-            .await
-            .map_err(|error| Error::Fatal(error.to_string()))?;
-        // The leader's own first entry stands behind everything that earlier terms committed.
-        let last = metrics.last_log_index;
-        self.raft
-            .wait(Some(START_TIMEOUT))
-            .applied_index_at_least(last, "the log is applied")
-            .await
-            .map_err(|error| Error::Fatal(error.to_string()))?;
-        self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await.map_err(|error| Error::Fatal(error.to_string()))?;
-        let metrics = self.raft.server_metrics().borrow_watched().clone();
-        self.note_leader(&metrics);
-        Ok(())
+    /// How many members of the new cluster are there, this one included.
+    async fn reached(&self) -> usize {
+        let mut there = 1;
+        for peer in self.peers.all() {
+            let request = crate::proto::peer::ConfirmRequest { envelope: peer.envelope() };
+            let call = peer.control(POLL_INTERVAL * 50, |mut client| async move { client.confirm(request).await });
+            there += usize::from(call.await.is_ok());
+        }
+        there
+    }
+
+    /// Keeps [`Node::leadership`] true.
+    async fn run_leadership(self: Arc<Self>) {
+        let mut metrics = self.raft.server_metrics();
+        let interval = Duration::from_millis(self.options.heartbeat_interval_ms);
+        loop {
+            let wait = if self.note_leadership() { interval } else { POLL_INTERVAL };
+            match tokio::time::timeout(wait, metrics.changed()).await {
+                Ok(Err(_)) => return,
+                Ok(Ok(())) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Asks after this member's place in the cluster for as long as no leader speaks to it: one that was removed while it
+    /// was away is told so by nobody else.
+    async fn run_belonging(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(self.leader_deadline()).await;
+            if self.leadership().leader.is_none() {
+                self.peers.ask_for_belonging().await;
+            }
+        }
+    }
+
+    /// Looks who leads; `false` when this will change by itself in a moment.
+    fn note_leadership(&self) -> bool {
+        let server = self.raft.server_metrics().borrow_watched().clone();
+        let term = server.vote.leader_id().term();
+        let me = self.identity.member_id;
+        self.identity.term.store(term, Ordering::Release);
+        let is_mine = server.state == ServerState::Leader;
+        let leader = server
+            .current_leader
+            .filter(|&leader| if leader == me { is_mine && self.has_quorum() } else { self.heard_lately() });
+        let (applied_term, membership, is_removed) = {
+            let mark = self.shared.mark.lock();
+            (mark.log_id.map(|id| id.leader_id.term), mark.membership.membership().clone(), mark.removed.contains(&me))
+        };
+        if !is_mine && (is_removed || self.peers.have_expelled()) {
+            self.expelled.send_if_modified(|expelled| {
+                let is_news = expelled.is_none();
+                expelled.get_or_insert_with(|| REMOVED.to_owned());
+                is_news
+            });
+        }
+        self.peers.update(&membership);
+        let is_leading = leader == Some(me) && applied_term == Some(term);
+        let now = Leadership { leader, term, is_leading };
+        let before = self.leadership();
+        if now != before {
+            if leader.is_some() && leader != before.leader {
+                self.meter().metrics.server.leader_changes_seen.inc();
+            }
+            tracing::info!(term, leader = leader.map(|id| format!("{id:x}")), "leadership");
+            self.leadership.send_replace(now);
+        }
+        is_leading || leader != Some(me)
+    }
+
+    /// Whether a quorum has answered this leader lately.
+    fn has_quorum(&self) -> bool {
+        let acknowledged = self.raft.data_metrics().borrow_watched().last_quorum_acked;
+        self.shared.sole_voter.load(Ordering::Acquire)
+            || acknowledged.is_some_and(|at| at.elapsed() < self.leader_deadline())
+    }
+
+    fn heard_lately(&self) -> bool {
+        let now = self.meter().clock.now().as_millis() as u64;
+        let heard = self.heard_ms.load(Ordering::Acquire).checked_sub(1);
+        heard.is_some_and(|heard| now.saturating_sub(heard) < self.options.election_timeout_ms)
+    }
+
+    /// Silence after which a leader is none.
+    pub fn leader_deadline(&self) -> Duration {
+        Duration::from_millis(self.options.election_timeout_ms)
+    }
+
+    /// Who leads now.
+    pub fn leadership(&self) -> Leadership {
+        *self.leadership.borrow()
+    }
+
+    /// Follows who leads.
+    pub fn watch_leadership(&self) -> channel::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
+    /// Returns once there is a leader and this member has applied everything that was committed when it asked, so that
+    /// whoever opens ports afterwards serves no old state.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn ready(&self) -> Result<(), Error> {
+        let index = self.read_index.next().await?;
+        self.await_applied_index(index).await
+    }
+
+    /// Returns once the entry at `index` is applied here.
+    async fn await_applied_index(&self, index: u64) -> Result<(), Error> {
+        loop {
+            let progress = self.shared.progress.notified();
+            if self.shared.applied_index() >= index {
+                return Ok(());
+            }
+            progress.await;
+        }
     }
 
     /// Replicates a command and waits until it is applied.
@@ -287,9 +483,32 @@ impl Node {
         fate
     }
 
+    /// As [`Node::propose`], but only while this member leads, without a break, until the command is in the log: for what
+    /// it knows as the leader alone.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`] and what [`Node::propose`] gives.
+    pub async fn propose_as_leader(&self, command: Command) -> Result<Applied, Error> {
+        if !self.is_leader() {
+            return Err(Error::NotLeader);
+        }
+        let (op, started) = (meter::op(&command), self.meter().clock.now());
+        let result = self.leaders_batcher.add(&command)?;
+        let fate = self.await_result(result).await;
+        self.meter().proposed(op, started, &fate);
+        fate
+    }
+
     async fn await_applied(&self, command: Command) -> Result<Applied, Error> {
         let result = self.batcher.add(&command)?;
         drop(command);
+        self.await_result(result).await
+    }
+
+    async fn await_result(
+        &self,
+        result: tokio::sync::oneshot::Receiver<Result<Applied, Error>>,
+    ) -> Result<Applied, Error> {
         match tokio::time::timeout(self.request_timeout(), result).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Error::Stopped),
@@ -304,22 +523,13 @@ impl Node {
     /// # Errors
     /// [`Error::NoLeader`] or [`Error::Timeout`].
     pub async fn read_barrier(&self) -> Result<(), Error> {
-        if self.shared.sole_voter.load(Ordering::Acquire) && self.leading.load(Ordering::Acquire) {
+        if self.shared.sole_voter.load(Ordering::Acquire) && self.is_leader() {
             return Ok(());
         }
         let started = self.meter().clock.now();
-        let fate = self.await_read_index().await;
+        let fate = tokio::time::timeout(self.request_timeout(), self.ready()).await.unwrap_or(Err(Error::Timeout));
         self.meter().read_index(started, &fate);
         fate
-    }
-
-    async fn await_read_index(&self) -> Result<(), Error> {
-        match tokio::time::timeout(self.request_timeout(), self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(openraft::errors::RaftError::Fatal(error))) => Err(Error::Fatal(error.to_string())),
-            Ok(Err(openraft::errors::RaftError::APIError(_))) => Err(Error::NoLeader),
-            Err(_) => Err(Error::Timeout),
-        }
     }
 
     /// 5 s and two elections, as etcd's `ReqTimeout`.
@@ -340,23 +550,16 @@ impl Node {
     /// What this member knows now.
     pub fn status(&self) -> Status {
         let committed = self.raft.data_metrics().borrow_watched().cluster_committed;
-        let applied_index = self.shared.applied_index.load(Ordering::Acquire);
-        let leader = self.leader.load(Ordering::Acquire);
+        let applied_index = self.shared.applied_index();
+        let Leadership { leader, term, .. } = self.leadership();
         Status {
             member_id: self.identity.member_id,
             cluster_id: self.identity.cluster_id,
-            leader: (leader != 0).then_some(leader),
-            term: self.identity.term.load(Ordering::Acquire),
+            leader,
+            term,
             committed_index: committed.map_or(0, |id| id.index).max(applied_index),
             applied_index,
-            is_learner: self
-                .shared
-                .mark
-                .lock()
-                .membership
-                .membership()
-                .learner_ids()
-                .any(|id| id == self.identity.member_id),
+            is_learner: self.shared.is_learner.load(Ordering::Acquire),
         }
     }
 
@@ -366,12 +569,12 @@ impl Node {
             self.store().members().into_iter().map(|member| (member.id, member)).collect();
         let mark = self.shared.mark.lock();
         let membership = mark.membership.membership();
-        let learners: Vec<u64> = membership.learner_ids().collect();
+        let voters: Vec<u64> = membership.voter_ids().collect();
         let members = membership.nodes().map(|(id, info)| {
             let mut member = published.get(id).cloned().unwrap_or_default();
             member.id = *id;
             member.peer_ur_ls = info.peer_urls.clone();
-            member.is_learner = learners.contains(id);
+            member.is_learner = !voters.contains(id) && !info.becomes_voter;
             member
         });
         members.collect()
@@ -385,14 +588,29 @@ impl Node {
         self.snapshots.unnamed(&snapshot::Image::of(&self.shared))
     }
 
-    /// Whether this member leads.
+    /// Whether this member leads and has caught up with the terms before its own.
     pub fn is_leader(&self) -> bool {
-        self.leading.load(Ordering::Acquire)
+        self.leadership().is_leading
+    }
+
+    /// Whether this member has no vote.
+    pub fn is_learner(&self) -> bool {
+        self.shared.is_learner.load(Ordering::Acquire)
+    }
+
+    /// The way to the leader, when another member leads.
+    pub fn leader_peer(&self) -> Option<Arc<peers::Peer>> {
+        self.peers.get(self.leadership().leader?)
+    }
+
+    /// The other members.
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.peers
     }
 
     /// Commands waiting to be applied.
     pub fn proposals_pending(&self) -> usize {
-        self.batcher.waiting()
+        self.batcher.waiting() + self.leaders_batcher.waiting()
     }
 
     /// The metrics, and the clock to measure by.
@@ -429,13 +647,20 @@ impl Node {
     /// trusted any more.
     pub async fn failed(&self) -> String {
         let mut metrics = self.raft.metrics();
+        let mut expelled = self.expelled.subscribe();
         loop {
+            if let Some(reason) = expelled.borrow_and_update().clone() {
+                return reason;
+            }
             let state = metrics.borrow_watched().running_state.clone();
             if let Err(error) = state {
                 return error.to_string();
             }
-            if metrics.changed().await.is_err() {
-                return "raft has ended".to_owned();
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() {
+                    return "raft has ended".to_owned();
+                },
+                changed = expelled.changed() => drop(changed),
             }
         }
     }
@@ -443,6 +668,7 @@ impl Node {
     /// Refuses new commands, ends Raft and brings the checkpoint up to the last applied entry.
     pub async fn shutdown(&self) {
         self.batcher.close();
+        self.leaders_batcher.close();
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "raft did not end cleanly");
         }
@@ -453,7 +679,7 @@ impl Node {
     }
 
     async fn snapshot_if_due(&self, index_at_snapshot: &mut u64) {
-        let applied = self.shared.applied_index.load(Ordering::Acquire);
+        let applied = self.shared.applied_index();
         if applied < index_at_snapshot.saturating_add(self.options.snapshot_count) {
             return;
         }
@@ -469,12 +695,23 @@ impl Node {
     }
 }
 
+/// etcd's members wait for one to two election timeouts before they stand for election. openraft's wait for a lease, its
+/// longest timeout, and then for one of its timeouts; so these are chosen shorter, for the sum to begin where etcd's does.
 fn raft_config(options: &Options, cluster_id: u64) -> openraft::Config {
+    let election_timeout_max = (options.election_timeout_ms * 6 / 10).max(2);
     openraft::Config {
         cluster_name: format!("{cluster_id:x}"),
         heartbeat_interval: options.heartbeat_interval_ms,
-        election_timeout_min: options.election_timeout_ms,
-        election_timeout_max: options.election_timeout_ms * 2,
+        election_timeout_min: (options.election_timeout_ms * 4 / 10).max(1),
+        election_timeout_max,
+        // A leader that lost its quorum falls silent, so that those who still hear it may elect another.
+        quorum_loss_probe_interval: Some(election_timeout_max * 2),
+        // Followers write an entry while the leader's own disk does.
+        broadcast_submitted_on_append: Some(true),
+        max_payload_entries: ENTRIES_PER_REQUEST_MAX,
+        backoff: BACKOFF.to_owned(),
+        // Whoever is behind gets the log for as long as there is one, however far it is behind.
+        replication_lag_threshold: u64::MAX,
         // Snapshots and purges are ours to time: by bytes, not by entries.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: options.snapshot_catchup_entries,

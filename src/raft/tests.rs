@@ -27,9 +27,9 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, ()> for InMemory {
         let (log, recovered) = open(Arc::new(SimDisk::new()));
         let store = Arc::new(Store::new());
         let checkpoint = Checkpoint::memory_only(&store, Clock::system());
-        let batcher = Arc::new(Batcher::new(1));
+        let batchers = [Arc::new(Batcher::new(1)), Arc::new(Batcher::new(2))];
         let mark = Mark::default();
-        let shared = Shared::new(0, store.clone(), hub(&store), mark, batcher, Box::new(|_| ()), meter());
+        let shared = Shared::new(0, store.clone(), hub(&store), mark, batchers, Box::new(|_| ()), meter());
         let shared = Arc::new(shared);
         checkpoint.attach(shared.clone());
         let log_store = LogStore::new(log, &recovered).expect("an empty log");
@@ -126,6 +126,9 @@ async fn node(disk: Arc<SimDisk>, origin: u64) -> Arc<Node> {
         snapshot_count: 10_000,
         snapshot_catchup_entries: 5_000,
         pre_vote: true,
+        strict_reconfig_check: true,
+        max_learners: 1,
+        cluster_token: "test".to_owned(),
         warning_apply_duration: Duration::MAX,
     };
     let parts = Parts {
@@ -137,11 +140,15 @@ async fn node(disk: Arc<SimDisk>, origin: u64) -> Arc<Node> {
         store,
         mark: Mark::default(),
         snapshots: Snapshots::memory_only(),
+        dial: Arc::new(peers::Tcp),
+        links: None,
         on_lease: Box::new(|_| ()),
         metrics: metrics(),
         clock: Clock::system(),
     };
-    Node::start(options, origin, parts).await.unwrap()
+    let node = Node::start(options, origin, parts).await.unwrap();
+    node.ready().await.unwrap();
+    node
 }
 
 fn put(key: &str, value: &str) -> Command {

@@ -63,6 +63,9 @@ impl fmt::Display for Proposal {
 pub struct MemberInfo {
     /// Where peers reach it.
     pub peer_urls: Vec<String>,
+    /// A learner that is to get a vote as soon as it has caught up; to clients it is a voter already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub becomes_voter: bool,
 }
 
 impl fmt::Display for MemberInfo {

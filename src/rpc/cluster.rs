@@ -1,5 +1,4 @@
-//! The Cluster service. A cluster of one member answers everything about that member as etcd does; what needs a second
-//! one is refused, in words of its own.
+//! The Cluster service: the requests are checked here, the rules of membership are `raft::membership`'s.
 
 use std::sync::Arc;
 
@@ -8,6 +7,7 @@ use tonic::{Request, Response, Status};
 use super::{Error, check, header};
 use crate::proto::etcdserverpb as pb;
 use crate::raft::Node;
+use crate::raft::membership::Change;
 
 /// etcd's `Cluster` service.
 #[derive(Clone)]
@@ -24,44 +24,31 @@ impl Cluster {
     /// Adds a member.
     ///
     /// # Errors
-    /// Bad peer URLs; one that is in use; else [`Error::Unsupported`].
+    /// Bad peer URLs; a refusal by the rules of membership; the change's fate.
     pub async fn add(&self, request: pb::MemberAddRequest) -> Result<pb::MemberAddResponse, Error> {
-        let urls = check::peer_urls(&request.peer_ur_ls)?;
-        self.node.read_barrier().await?;
-        unused(&urls, self.node.members().iter())?;
-        Err(Error::Unsupported("adding members"))
+        let peer_urls = check::peer_urls(&request.peer_ur_ls)?;
+        let changed = self.node.change(Change::Add { peer_urls, is_learner: request.is_learner }).await?;
+        let header = header::without_revision(&self.node);
+        Ok(pb::MemberAddResponse { header, member: changed.added, members: self.node.members() })
     }
 
     /// Removes a member.
     ///
     /// # Errors
-    /// No such member; the last voter cannot be removed, nor, in this version, any other.
+    /// A refusal by the rules of membership; the change's fate.
     pub async fn remove(&self, request: pb::MemberRemoveRequest) -> Result<pb::MemberRemoveResponse, Error> {
-        self.node.read_barrier().await?;
-        let members = self.node.members();
-        let member = find(&members, request.id)?;
-        let voters = members.iter().filter(|other| !other.is_learner).count();
-        if !member.is_learner && voters == 1 {
-            return Err(Error::NotEnoughStarted);
-        }
-        Err(Error::Unsupported("removing members"))
+        self.node.change(Change::Remove(request.id)).await?;
+        Ok(pb::MemberRemoveResponse { header: header::without_revision(&self.node), members: self.node.members() })
     }
 
     /// Changes a member's peer URLs. Unlike etcd, which crashes on them, this refuses bad ones.
     ///
     /// # Errors
-    /// Bad peer URLs; no such member; a URL that another member has; a real change is [`Error::Unsupported`].
+    /// Bad peer URLs; a refusal by the rules of membership; the change's fate.
     pub async fn update(&self, request: pb::MemberUpdateRequest) -> Result<pb::MemberUpdateResponse, Error> {
-        let urls = check::peer_urls(&request.peer_ur_ls)?;
-        self.node.read_barrier().await?;
-        let members = self.node.members();
-        let member = find(&members, request.id)?;
-        unused(&urls, members.iter().filter(|other| other.id != request.id))?;
-        let is_same = urls.len() == member.peer_ur_ls.len() && urls.iter().all(|url| member.peer_ur_ls.contains(url));
-        if !is_same {
-            return Err(Error::Unsupported("changing a member's peer URLs"));
-        }
-        Ok(pb::MemberUpdateResponse { header: header::without_revision(&self.node), members })
+        let peer_urls = check::peer_urls(&request.peer_ur_ls)?;
+        self.node.change(Change::Update { id: request.id, peer_urls }).await?;
+        Ok(pb::MemberUpdateResponse { header: header::without_revision(&self.node), members: self.node.members() })
     }
 
     /// Lists the members; with `linearizable` after a read barrier.
@@ -79,24 +66,11 @@ impl Cluster {
     /// Makes a learner a voter.
     ///
     /// # Errors
-    /// No such member; a voter already; a learner is [`Error::Unsupported`].
+    /// A refusal by the rules of membership; the change's fate.
     pub async fn promote(&self, request: pb::MemberPromoteRequest) -> Result<pb::MemberPromoteResponse, Error> {
-        self.node.read_barrier().await?;
-        if find(&self.node.members(), request.id)?.is_learner {
-            Err(Error::Unsupported("promoting members"))
-        } else {
-            Err(Error::NotLearner)
-        }
+        self.node.change(Change::Promote(request.id)).await?;
+        Ok(pb::MemberPromoteResponse { header: header::without_revision(&self.node), members: self.node.members() })
     }
-}
-
-fn find(members: &[pb::Member], id: u64) -> Result<&pb::Member, Error> {
-    members.iter().find(|member| member.id == id).ok_or(Error::MemberNotFound)
-}
-
-fn unused<'a>(urls: &[String], mut members: impl Iterator<Item = &'a pb::Member>) -> Result<(), Error> {
-    let is_used = members.any(|member| member.peer_ur_ls.iter().any(|url| urls.contains(url)));
-    if is_used { Err(Error::PeerUrlExists) } else { Ok(()) }
 }
 
 #[tonic::async_trait]

@@ -51,6 +51,9 @@ impl Kv {
     }
 
     async fn read(&self, request: pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
+        if !request.serializable && self.node.is_learner() {
+            return Err(Error::Learner);
+        }
         let view = self.view(request.serializable).await?;
         let meter = self.node.meter();
         let started = meter.clock.now();

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio_stream::Stream;
@@ -12,8 +11,16 @@ use super::quota::{self, Quota};
 use super::{Error, check, header, size_limit};
 use crate::lessor::{Lessor, NotLeading};
 use crate::proto::etcdserverpb as pb;
+use crate::proto::peer;
 use crate::raft::{self, Node};
 use crate::state::{self, Applied, Command, Response as Answer};
+
+/// How long the leader may take to answer for its clocks.
+const PEER_DEADLINE: Duration = Duration::from_millis(500);
+/// Pause before a leader is looked for again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
+/// How many election timeouts a renewal waits for a leader.
+const ELECTIONS_WAITED: u32 = 3;
 
 /// etcd's `Lease` service.
 #[derive(Clone)]
@@ -69,19 +76,20 @@ impl Lease {
         Ok(pb::LeaseRevokeResponse { header: header::at(&self.node, revision) })
     }
 
-    /// Renews a lease; TTL 0 says that there is no such lease. The header is of before the renewal.
+    /// Renews a lease, on whichever member leads; TTL 0 says that there is no such lease. The header is of before the
+    /// renewal.
     ///
     /// # Errors
     /// No leader to renew it.
-    pub fn keep_alive(&self, request: pb::LeaseKeepAliveRequest) -> Result<pb::LeaseKeepAliveResponse, Error> {
+    pub async fn keep_alive(&self, request: pb::LeaseKeepAliveRequest) -> Result<pb::LeaseKeepAliveResponse, Error> {
         let header = header::now(&self.node);
-        let ttl = match self.lessor.renew(request.id).map_err(no_leader)? {
-            Some(ttl) => {
-                self.node.meter().metrics.lease.renewed.inc();
-                ttl
-            }
-            None => 0,
+        let ttl = match self.lessor.renew(request.id) {
+            Ok(ttl) => ttl.unwrap_or(0),
+            Err(NotLeading) => self.renew_at_leader(request.id).await?,
         };
+        if ttl > 0 {
+            self.node.meter().metrics.lease.renewed.inc();
+        }
         Ok(pb::LeaseKeepAliveResponse { header, id: request.id, ttl })
     }
 
@@ -98,7 +106,10 @@ impl Lease {
         let Some(lease) = self.node.store().lease(request.id) else {
             return Ok(pb::LeaseTimeToLiveResponse { header, id: request.id, ttl: -1, ..Default::default() });
         };
-        let remaining = self.lessor.remaining(request.id).map_err(no_leader)?;
+        let remaining = match self.lessor.remaining(request.id) {
+            Ok(remaining) => remaining,
+            Err(NotLeading) => self.remaining_at_leader(request.id).await?,
+        };
         Ok(pb::LeaseTimeToLiveResponse {
             header,
             id: request.id,
@@ -107,6 +118,50 @@ impl Lease {
             granted_ttl: lease.ttl,
             keys: if request.keys { lease.keys } else { Vec::new() },
         })
+    }
+
+    /// A renewal may be repeated as often as need be, so it is, until somebody leads.
+    async fn renew_at_leader(&self, lease: i64) -> Result<i64, Error> {
+        self.until_led(|| self.renew_once(lease)).await
+    }
+
+    async fn renew_once(&self, lease: i64) -> Option<i64> {
+        if let Ok(ttl) = self.lessor.renew(lease) {
+            return Some(ttl.unwrap_or(0));
+        }
+        let peer = self.node.leader_peer()?;
+        let request = peer::RenewRequest { envelope: peer.envelope(), lease };
+        let call = peer.control(PEER_DEADLINE, |mut client| async move { client.renew(request).await });
+        call.await.ok().filter(|answer| answer.leading).map(|answer| answer.ttl)
+    }
+
+    async fn remaining_at_leader(&self, lease: i64) -> Result<Option<Duration>, Error> {
+        self.until_led(|| self.remaining_once(lease)).await
+    }
+
+    async fn remaining_once(&self, lease: i64) -> Option<Option<Duration>> {
+        if let Ok(remaining) = self.lessor.remaining(lease) {
+            return Some(remaining);
+        }
+        let peer = self.node.leader_peer()?;
+        let request = peer::RemainingRequest { envelope: peer.envelope(), lease };
+        let call = peer.control(PEER_DEADLINE, |mut client| async move { client.remaining(request).await });
+        let answer = call.await.ok().filter(|answer| answer.leading)?;
+        Some(answer.found.then_some(Duration::from_millis(answer.remaining_ms)))
+    }
+
+    /// Asks until a leader answers, or for as long as an election may take.
+    async fn until_led<T, F: Future<Output = Option<T>>>(&self, ask: impl Fn() -> F) -> Result<T, Error> {
+        let asking = async {
+            loop {
+                if let Some(answer) = ask().await {
+                    return answer;
+                }
+                self.node.await_change(RETRY_INTERVAL).await;
+            }
+        };
+        let deadline = self.node.leader_deadline() * ELECTIONS_WAITED;
+        tokio::time::timeout(deadline, asking).await.map_err(|_| raft::Error::NoLeader.into())
     }
 
     /// The leases there are, the first to expire first, as this member knows them.
@@ -118,29 +173,19 @@ impl Lease {
     }
 }
 
-/// A client's renewals, answered one by one as they come.
-pub struct KeepAlives {
-    requests: Streaming<pb::LeaseKeepAliveRequest>,
-    lease: Lease,
-    /// Set by an error, which is the stream's last message.
-    ended: bool,
-}
+/// A client's renewals, answered one by one as they come; an error is the last message.
+pub type KeepAlives = Pin<Box<dyn Stream<Item = Result<pb::LeaseKeepAliveResponse, Status>> + Send>>;
 
-impl Stream for KeepAlives {
-    type Item = Result<pb::LeaseKeepAliveResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let answer = match ready!(Pin::new(&mut self.requests).poll_next(context)) {
-            None => return Poll::Ready(None),
-            Some(Ok(request)) => self.lease.keep_alive(request).map_err(Status::from),
-            Some(Err(status)) => Err(size_limit::reword(status)),
+fn keep_alives(requests: Streaming<pb::LeaseKeepAliveRequest>, lease: Lease) -> KeepAlives {
+    Box::pin(futures_util::stream::unfold(Some((requests, lease)), |state| async {
+        let (mut requests, lease) = state?;
+        let answer = match requests.message().await.transpose()? {
+            Ok(request) => lease.keep_alive(request).await.map_err(Status::from),
+            Err(status) => Err(size_limit::reword(status)),
         };
-        self.ended = answer.is_err();
-        Poll::Ready(Some(answer))
-    }
+        let goes_on = answer.is_ok();
+        Some((answer, goes_on.then_some((requests, lease))))
+    }))
 }
 
 /// A positive id.
@@ -152,10 +197,6 @@ fn random_id() -> i64 {
 
 fn whole_seconds(duration: &Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
-}
-
-fn no_leader(_: NotLeading) -> Error {
-    raft::Error::NoLeader.into()
 }
 
 #[tonic::async_trait]
@@ -180,8 +221,7 @@ impl pb::lease_server::Lease for Lease {
         &self,
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<KeepAlives>, Status> {
-        let requests = request.into_inner();
-        Ok(Response::new(KeepAlives { requests, lease: self.clone(), ended: false }))
+        Ok(Response::new(keep_alives(request.into_inner(), self.clone())))
     }
 
     async fn lease_time_to_live(

@@ -9,6 +9,7 @@ use super::{Error, Limits, header};
 use crate::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
 use crate::metrics::Mvcc;
 use crate::proto::etcdserverpb as pb;
+use crate::raft::membership::Change;
 use crate::raft::{self, Node};
 use crate::state::{Applied, Command, HashKv, Response as Answer};
 
@@ -88,22 +89,16 @@ impl Maintenance {
         Ok(pb::HashResponse { header: header::now(&self.node), hash })
     }
 
-    /// Hands the leadership to another member.
+    /// Hands the leadership to another member and waits until it has it.
     ///
     /// # Errors
-    /// Not the leader; no such voter; another voter is [`Error::Unsupported`].
-    pub fn move_leader(&self, request: pb::MoveLeaderRequest) -> Result<pb::MoveLeaderResponse, Error> {
+    /// Not the leader; no such voter; the other did not take it in time.
+    pub async fn move_leader(&self, request: pb::MoveLeaderRequest) -> Result<pb::MoveLeaderResponse, Error> {
         let status = self.node.status();
         if status.leader != Some(status.member_id) {
             return Err(raft::Error::NotLeader.into());
         }
-        let is_voter = |member: &pb::Member| member.id == request.target_id && !member.is_learner;
-        if !self.node.members().iter().any(is_voter) {
-            return Err(Error::BadTransferee);
-        }
-        if request.target_id != status.member_id {
-            return Err(Error::Unsupported("moving the leadership"));
-        }
+        self.node.change(Change::MoveLeader(request.target_id)).await?;
         Ok(pb::MoveLeaderResponse { header: None })
     }
 
@@ -208,7 +203,7 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         &self,
         request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
-        Ok(Response::new(Self::move_leader(self, request.into_inner())?))
+        Ok(Response::new(Self::move_leader(self, request.into_inner()).await?))
     }
 
     async fn downgrade(

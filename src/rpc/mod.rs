@@ -12,6 +12,7 @@ pub mod health;
 pub mod kv;
 pub mod lease;
 pub mod maintenance;
+pub mod peer;
 pub mod quota;
 pub mod size_limit;
 pub mod status;

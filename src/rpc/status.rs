@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use tonic::{Code, Status};
 
 use super::check;
+use crate::raft::membership;
 use crate::{raft, state};
 
 /// What etcd puts before nearly every text.
@@ -23,21 +24,9 @@ pub enum Error {
     /// It could not be replicated, or a read not be confirmed.
     #[error(transparent)]
     Raft(#[from] raft::Error),
-    /// No member has this id.
-    #[error("member not found")]
-    MemberNotFound,
-    /// A member has one of these URLs.
-    #[error("Peer URLs already exists")]
-    PeerUrlExists,
-    /// The members left could not decide anything.
-    #[error("re-configuration failed due to not enough started members")]
-    NotEnoughStarted,
-    /// The member to promote is a voter.
-    #[error("can only promote a learner member")]
-    NotLearner,
-    /// The member to hand leadership to is none, or a learner.
-    #[error("bad leader transferee")]
-    BadTransferee,
+    /// The rules of membership are against it.
+    #[error(transparent)]
+    Membership(#[from] membership::Error),
     /// An alarm action that the API does not have; etcd 3.7.3 crashes here.
     #[error("unknown alarm action")]
     AlarmAction,
@@ -50,9 +39,9 @@ pub enum Error {
     /// Not one minor version below, or not possible at all.
     #[error("invalid downgrade target version")]
     DowngradeTarget,
-    /// Something a later version does.
-    #[error("{0} is not supported by this version")]
-    Unsupported(&'static str),
+    /// A member without a vote does not do this.
+    #[error("rpc not supported for learner")]
+    Learner,
     /// A copy of the data could not be made; the object and the cause.
     #[error("snapshot: {0}")]
     Snapshot(String),
@@ -65,12 +54,11 @@ impl Error {
             Self::Check(error) => check_code(*error),
             Self::State(error) => state_code(*error),
             Self::Raft(error) => raft_code(error),
-            Self::MemberNotFound => Code::NotFound,
-            Self::PeerUrlExists | Self::NotLearner | Self::BadTransferee => Code::FailedPrecondition,
-            // etcd maps these two to an error of its client, which gRPC does not know.
-            Self::NotEnoughStarted | Self::DowngradeAction => Code::Unknown,
+            Self::Membership(error) => membership_code(*error),
+            Self::Learner => Code::FailedPrecondition,
+            // etcd maps this to an error of its client, which gRPC does not know.
+            Self::DowngradeAction => Code::Unknown,
             Self::AlarmAction | Self::DowngradeFormat | Self::DowngradeTarget => Code::InvalidArgument,
-            Self::Unsupported(_) => Code::Unimplemented,
             Self::Snapshot(_) => Code::Internal,
         }
     }
@@ -83,16 +71,12 @@ impl Error {
             Self::Check(error) => Cow::Owned(format!("{PREFIX}{error}")),
             Self::State(error) => Cow::Borrowed(state_text(*error)),
             Self::Raft(error) => Cow::Borrowed(raft_text(error)),
-            Self::MemberNotFound
-            | Self::PeerUrlExists
-            | Self::NotEnoughStarted
-            | Self::NotLearner
-            | Self::BadTransferee
+            Self::Membership(_)
             | Self::AlarmAction
             | Self::DowngradeAction
             | Self::DowngradeFormat
             | Self::DowngradeTarget
-            | Self::Unsupported(_)
+            | Self::Learner
             | Self::Snapshot(_) => Cow::Owned(format!("{PREFIX}{self}")),
         }
     }
@@ -114,16 +98,12 @@ impl Error {
             Self::Snapshot(_) => true,
             Self::Check(_)
             | Self::State(_)
-            | Self::MemberNotFound
-            | Self::PeerUrlExists
-            | Self::NotEnoughStarted
-            | Self::NotLearner
-            | Self::BadTransferee
+            | Self::Membership(_)
             | Self::AlarmAction
             | Self::DowngradeAction
             | Self::DowngradeFormat
             | Self::DowngradeTarget
-            | Self::Unsupported(_) => false,
+            | Self::Learner => false,
         }
     }
 
@@ -133,16 +113,12 @@ impl Error {
             Self::Raft(_) | Self::Snapshot(_) => false,
             Self::Check(_)
             | Self::State(_)
-            | Self::MemberNotFound
-            | Self::PeerUrlExists
-            | Self::NotEnoughStarted
-            | Self::NotLearner
-            | Self::BadTransferee
+            | Self::Membership(_)
             | Self::AlarmAction
             | Self::DowngradeAction
             | Self::DowngradeFormat
             | Self::DowngradeTarget
-            | Self::Unsupported(_) => true,
+            | Self::Learner => true,
         }
     }
 
@@ -161,17 +137,22 @@ impl Error {
             },
             Self::Check(_)
             | Self::State(_)
-            | Self::MemberNotFound
-            | Self::PeerUrlExists
-            | Self::NotEnoughStarted
-            | Self::NotLearner
-            | Self::BadTransferee
+            | Self::Membership(_)
             | Self::AlarmAction
             | Self::DowngradeAction
             | Self::DowngradeFormat
             | Self::DowngradeTarget
-            | Self::Unsupported(_)
+            | Self::Learner
             | Self::Snapshot(_) => false,
+        }
+    }
+}
+
+impl From<membership::Fate> for Error {
+    fn from(fate: membership::Fate) -> Self {
+        match fate {
+            membership::Fate::Refused(refused) => refused.into(),
+            membership::Fate::Raft(error) => error.into(),
         }
     }
 }
@@ -196,6 +177,20 @@ fn check_code(error: check::Error) -> Code {
         | check::Error::ClientApiVersion => Code::InvalidArgument,
         check::Error::LeaseTtlTooLarge => Code::OutOfRange,
         check::Error::StreamSort | check::Error::StreamFilter => Code::Unimplemented,
+    }
+}
+
+fn membership_code(error: membership::Error) -> Code {
+    match error {
+        membership::Error::NotFound => Code::NotFound,
+        membership::Error::UrlExists
+        | membership::Error::NotLearner
+        | membership::Error::LearnerNotReady
+        | membership::Error::TooManyLearners
+        | membership::Error::BadTransferee => Code::FailedPrecondition,
+        // etcd maps this to an error of its client, which gRPC does not know.
+        membership::Error::NotEnoughStarted => Code::Unknown,
+        membership::Error::Unhealthy => Code::Unavailable,
     }
 }
 
@@ -257,9 +252,10 @@ mod tests {
     #[test]
     fn every_refusal_has_the_code_and_the_text_that_etcd_gives_it() {
         use check::Error as C;
+        use membership::Error as M;
         use raft::Error as R;
         use state::Error as S;
-        let table: [(Error, Code, &str); 38] = [
+        let table: [(Error, Code, &str); 41] = [
             (C::EmptyKey.into(), Code::InvalidArgument, "etcdserver: key is not provided"),
             (C::EmptyOperation.into(), Code::InvalidArgument, "etcdserver: key not found"),
             (C::ValueProvided.into(), Code::InvalidArgument, "etcdserver: value is provided"),
@@ -288,24 +284,27 @@ mod tests {
             (R::TooLarge { bytes: 2, max: 1 }.into(), Code::InvalidArgument, "etcdserver: request is too large"),
             (R::Stopped.into(), Code::Unavailable, "etcdserver: server stopped"),
             (R::Fatal("disk".into()).into(), Code::Unavailable, "etcdserver: server stopped"),
-            (Error::MemberNotFound, Code::NotFound, "etcdserver: member not found"),
-            (Error::PeerUrlExists, Code::FailedPrecondition, "etcdserver: Peer URLs already exists"),
+            (M::NotFound.into(), Code::NotFound, "etcdserver: member not found"),
+            (M::UrlExists.into(), Code::FailedPrecondition, "etcdserver: Peer URLs already exists"),
             (
-                Error::NotEnoughStarted,
+                M::NotEnoughStarted.into(),
                 Code::Unknown,
                 "etcdserver: re-configuration failed due to not enough started members",
             ),
-            (Error::NotLearner, Code::FailedPrecondition, "etcdserver: can only promote a learner member"),
-            (Error::BadTransferee, Code::FailedPrecondition, "etcdserver: bad leader transferee"),
+            (M::Unhealthy.into(), Code::Unavailable, "etcdserver: unhealthy cluster"),
+            (M::NotLearner.into(), Code::FailedPrecondition, "etcdserver: can only promote a learner member"),
+            (
+                M::LearnerNotReady.into(),
+                Code::FailedPrecondition,
+                "etcdserver: can only promote a learner member which is in sync with leader",
+            ),
+            (M::TooManyLearners.into(), Code::FailedPrecondition, "etcdserver: too many learner members in cluster"),
+            (M::BadTransferee.into(), Code::FailedPrecondition, "etcdserver: bad leader transferee"),
+            (Error::Learner, Code::FailedPrecondition, "etcdserver: rpc not supported for learner"),
             (Error::AlarmAction, Code::InvalidArgument, "etcdserver: unknown alarm action"),
             (Error::DowngradeAction, Code::Unknown, "etcdserver: unknown method"),
             (Error::DowngradeFormat, Code::InvalidArgument, "etcdserver: wrong downgrade target version format"),
             (Error::DowngradeTarget, Code::InvalidArgument, "etcdserver: invalid downgrade target version"),
-            (
-                Error::Unsupported("adding members"),
-                Code::Unimplemented,
-                "etcdserver: adding members is not supported by this version",
-            ),
         ];
         for (error, code, text) in table {
             let status = Status::from(error.clone());

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Error;
 use crate::clock::Clock;
-use crate::config::{ClusterState, Config};
+use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::raft::apply::Mark;
 use crate::raft::checkpoint::{self, Checkpoint, Loaded};
@@ -71,9 +71,6 @@ fn log_options(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> LogOpt
 }
 
 fn open_memory(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Opened, Error> {
-    if config.initial_cluster_state == ClusterState::Existing {
-        return Err(joins_nobody("a member in memory"));
-    }
     let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
     let log_dir = Path::new("/log");
     disk.create_dir_all(log_dir)?;
@@ -95,9 +92,6 @@ fn open_memory(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result
 fn open_dir(config: &Config, dir: &Path, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Opened, Error> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let mut data_dir = DataDir::open(disk.clone(), dir, config.wal_dir.as_deref())?;
-    if data_dir.is_new() && config.initial_cluster_state == ClusterState::Existing {
-        return Err(joins_nobody(&dir.display().to_string()));
-    }
     let options = LogOptions { must_exist: !data_dir.is_new(), ..log_options(config, metrics, clock) };
     let (log, recovered) = Log::open(disk.clone(), data_dir.log_dir(), options)?;
     let log = Arc::new(log);
@@ -146,16 +140,6 @@ fn open_dir(config: &Config, dir: &Path, metrics: &Arc<Metrics>, clock: &Clock) 
         Box::new(move |took| flush_metrics.disk.backend_commit_seconds.observe(took.as_secs_f64())),
     );
     Ok(Opened { data_dir: Some(data_dir), log, recovered, store, mark, checkpoint, snapshots })
-}
-
-/// `--initial-cluster-state=existing` for a member that has no data yet. Making a cluster instead would give an
-/// operator who expects the old one an empty one.
-fn joins_nobody(place: &str) -> Error {
-    Error::Recovery(format!(
-        "--initial-cluster-state=existing joins a cluster that is there, and {place} holds no member: this release runs \
-         one member and joins nobody. Check --data-dir, restore a backup into it with `kelson snapshot restore`, or \
-         start an empty cluster with --initial-cluster-state=new"
-    ))
 }
 
 /// The entries that the log speaks of.

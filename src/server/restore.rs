@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::identify;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::proto::Record;
@@ -135,7 +136,7 @@ pub fn restore(config: &Config, source: &Source) -> Result<Restored, Error> {
     let file = open(source)?;
     let users_and_roles_left_out = refuse_auth(&file, &source.file)?;
     let (store, applied) = read(&file, source)?;
-    let mark = Mark { log_id: Some(applied), membership: membership(config, applied)? };
+    let mark = Mark { log_id: Some(applied), membership: membership(config, applied)?, ..Mark::default() };
     let meta = store.meta();
     let restored = Restored {
         data_dir: data_dir.clone(),
@@ -150,6 +151,7 @@ pub fn restore(config: &Config, source: &Source) -> Result<Restored, Error> {
     let dir = DataDir::open(disk.clone(), data_dir, config.wal_dir.as_deref())?;
     let image = Image { mark, meta, view: store.view() };
     let incomplete = |reason: String| Error::Incomplete { dir: data_dir.clone(), reason };
+    identify::keep(&dir, config.member_id(), config.cluster_id()).map_err(|error| incomplete(error.to_string()))?;
     fill(dir, disk, config.member_id(), applied, &image).map_err(incomplete)?;
     Ok(restored)
 }
@@ -249,7 +251,7 @@ fn last_revision(file: &SnapshotReader, path: &Path) -> Result<i64, Error> {
 
 /// The members that `config` names, as if they had become so with the last entry.
 fn membership(config: &Config, applied: LogId) -> Result<StoredMembership, Error> {
-    let members: BTreeMap<u64, MemberInfo> = super::initial_members(config);
+    let members: BTreeMap<u64, MemberInfo> = super::identify::initial_members(config);
     if !members.contains_key(&config.member_id()) {
         return Err(Error::Config(format!("--initial-cluster does not name this member, \"{}\"", config.name)));
     }

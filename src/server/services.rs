@@ -31,7 +31,9 @@ use crate::http;
 use crate::lessor::Lessor;
 use crate::metrics::{GrpcMethod, Metrics};
 use crate::proto::etcdserverpb as pb;
+use crate::proto::peer::peer_server;
 use crate::raft::Node;
+use crate::raft::peers::MESSAGE_BYTES_MAX;
 use crate::rpc::maintenance::snapshot::{Copy, SnapshotSource};
 use crate::rpc::{self, Limits};
 use crate::watch::Hub;
@@ -39,6 +41,7 @@ use crate::watch::Hub;
 /// The services and their tasks.
 pub struct Assembly {
     grpc: Arc<Grpc>,
+    peer: Arc<PeerServices>,
     client_pages: Arc<http::Pages>,
     metrics_pages: Arc<http::Pages>,
     serving: channel::Sender<bool>,
@@ -46,7 +49,20 @@ pub struct Assembly {
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// What other members ask.
+struct PeerServices(peer_server::PeerServer<rpc::peer::Peer>);
+
+impl Services for PeerServices {
+    fn call(&self, request: Request<Incoming>) -> Answer {
+        match service_name(request.uri().path()) {
+            "kelson_peer.Peer" => serve(&self.0, request, None),
+            _ => Box::pin(std::future::ready(unknown_service(request.uri().path()))),
+        }
+    }
+}
+
 struct Grpc {
+    node: Arc<Node>,
     metrics: Arc<Metrics>,
     stopwatch: Arc<Stopwatch>,
     kv: pb::kv_server::KvServer<rpc::kv::Kv>,
@@ -82,6 +98,7 @@ impl Assembly {
             };
         }
         let grpc = Grpc {
+            node: node.clone(),
             metrics: metrics.clone(),
             stopwatch: Arc::new(Stopwatch::new(clock.clone(), config.warning_unary_request_duration)),
             kv: sized!(pb::kv_server::KvServer::new(kv)),
@@ -92,10 +109,9 @@ impl Assembly {
             health: HealthServer::new(rpc::health::Health::new(served)),
             reflection: reflection(),
         };
-        lessor.promote(Duration::from_millis(config.election_timeout_ms), || node.store().leases());
         let expiry = {
-            let (lessor, node) = (lessor.clone(), node.clone());
-            raft.spawn(async move { match lessor.run(&node).await {} })
+            let (lessor, node, grace) = (lessor.clone(), node.clone(), node.leader_deadline());
+            raft.spawn(async move { match lessor.run(&node, grace).await {} })
         };
         let mut tasks = vec![expiry];
         if let Some(compactor) = Compactor::new(config.auto_compaction, clock.now()) {
@@ -104,7 +120,11 @@ impl Assembly {
         }
         pages::mirror(metrics, node, hub);
         let probe = Arc::new(pages::NodeProbe(node.clone()));
+        let peer = peer_server::PeerServer::new(rpc::peer::Peer::new(node.clone(), lessor.clone()))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
         Self {
+            peer: Arc::new(PeerServices(peer)),
             grpc: Arc::new(grpc),
             client_pages: Arc::new(http::Pages::for_clients(config, probe.clone(), metrics.clone())),
             metrics_pages: Arc::new(http::Pages::for_metrics(probe, metrics.clone())),
@@ -116,6 +136,11 @@ impl Assembly {
     /// The gRPC services.
     pub fn services(&self) -> Arc<dyn Services> {
         self.grpc.clone()
+    }
+
+    /// The service for other members.
+    pub fn peer_services(&self) -> Arc<dyn Services> {
+        self.peer.clone()
     }
 
     /// The HTTP pages on the clients' ports.
@@ -198,6 +223,9 @@ impl Grpc {
     fn begin(&self, request: &Request<Incoming>) -> Result<Option<Call>, rpc::Error> {
         let path = request.uri().path();
         let Some(method) = self.metrics.grpc.method(path) else { return Ok(None) };
+        if self.node.is_learner() && !LEARNERS.contains(&path) {
+            return Err(rpc::Error::Learner);
+        }
         let streams = STREAMS.contains(&path);
         let version = rpc::check::client_api_version(request.headers())?;
         self.metrics.server.client_requests.count(version, streams);
@@ -206,6 +234,16 @@ impl Grpc {
         Ok(Some(Call { method, started: stopwatch.clock.now(), stopwatch, streams }))
     }
 }
+
+/// What a member without a vote answers: its own health, copies of its data, and reads that do not ask the leader (`rpc::kv`
+/// looks at those).
+const LEARNERS: [&str; 5] = [
+    "/etcdserverpb.Maintenance/Status",
+    "/etcdserverpb.Maintenance/Snapshot",
+    "/etcdserverpb.KV/Range",
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+];
 
 /// The methods that answer with a stream, whose code comes last.
 const STREAMS: [&str; 5] = [

@@ -3,6 +3,7 @@
 //! ```text
 //! <data-dir>/lock            locked by the process that uses the directory; holds its pid, for people
 //! <data-dir>/version         format number and a line end; written last when a member is made
+//! <data-dir>/member/identity the ids of member and cluster, which are fixed when the member is made
 //! <data-dir>/member/log/     the Raft log, unless it has a directory of its own (--wal-dir, locked likewise)
 //! <data-dir>/member/state/   the checkpoint behind it
 //! ```
@@ -24,6 +25,7 @@ pub const FORMAT: u32 = 1;
 
 const VERSION_FILE: &str = "version";
 const LOCK_FILE: &str = "lock";
+const IDENTITY_FILE: &str = "member/identity";
 /// What an etcd member has and ours never.
 const ETCD_PATHS: [&str; 2] = ["member/snap/db", "member/wal"];
 
@@ -157,6 +159,21 @@ impl DataDir {
             self.is_new = false;
         }
         Ok(())
+    }
+
+    /// What [`DataDir::set_identity`] wrote; `None` in a directory of a version that did not, or before.
+    pub fn identity(&self) -> Result<Option<Vec<u8>>, Error> {
+        let path = self.root.join(IDENTITY_FILE);
+        if kind(&*self.disk, &path)?.is_none() {
+            return Ok(None);
+        }
+        fs::read(&*self.disk, &path).map(Some).map_err(at("read", &path))
+    }
+
+    /// Writes down who the member is, durably; its meaning is not known here.
+    pub fn set_identity(&self, identity: &[u8]) -> Result<(), Error> {
+        let path = self.root.join(IDENTITY_FILE);
+        fs::replace(&*self.disk, &path, identity).map_err(at("write", &path))
     }
 
     /// The directory itself, as given.

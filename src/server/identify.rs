@@ -1,0 +1,178 @@
+//! Who a member is, and of which cluster: decided once, when it is made, and then kept with its data. As with etcd the
+//! `--initial-*` flags count only for the first start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use super::recover::Opened;
+use crate::config::{ClusterState, Config, Url, ids};
+use crate::proto::etcdserverpb as pb;
+use crate::proto::peer::MembersResponse;
+use crate::raft::Identity;
+use crate::raft::peers::{Dial, ask_members};
+use crate::raft::types::MemberInfo;
+use crate::storage::data_dir::DataDir;
+
+/// How long one member may take to say who is in the cluster.
+const ASK_DEADLINE: Duration = Duration::from_secs(2);
+/// How often a member that joins asks around before it gives up, and the pause between.
+const ASK_ROUNDS: u32 = 15;
+const ASK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Who a member is, and with whom it begins.
+pub struct Identified {
+    /// Its ids.
+    pub identity: Identity,
+    /// The members of a cluster to be made; empty for one that is there.
+    pub initial_members: BTreeMap<u64, MemberInfo>,
+}
+
+/// The ids as they are kept, in hexadecimal, as etcd prints them.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    member_id: String,
+    cluster_id: String,
+}
+
+/// Writes the ids down, durably.
+///
+/// # Errors
+/// The disk's.
+pub fn keep(data_dir: &DataDir, member_id: u64, cluster_id: u64) -> Result<(), Error> {
+    let kept = Kept { member_id: format!("{member_id:x}"), cluster_id: format!("{cluster_id:x}") };
+    let text = serde_json::to_vec_pretty(&kept).map_err(|error| Error::Recovery(error.to_string()))?;
+    Ok(data_dir.set_identity(&text)?)
+}
+
+fn kept(data_dir: &DataDir) -> Result<Option<(u64, u64)>, Error> {
+    let Some(text) = data_dir.identity()? else { return Ok(None) };
+    let bad = |reason: String| {
+        let file = data_dir.root().join("member/identity");
+        Error::Recovery(format!("{}: {reason}; restore the file, or this member from a backup", file.display()))
+    };
+    let kept: Kept = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+    let id = |text: &str| u64::from_str_radix(text, 16).map_err(|error| bad(format!("{text}: {error}")));
+    Ok(Some((id(&kept.member_id)?, id(&kept.cluster_id)?)))
+}
+
+/// Finds out who this member is, and sees to it that it stays so.
+///
+/// # Errors
+/// [`Error::Recovery`] when the member cannot join, was there before, or its data is another's.
+pub async fn identify(config: &Config, opened: &Opened, dial: &Arc<dyn Dial>) -> Result<Identified, Error> {
+    let fresh = |identity| {
+        let initial_members = match config.initial_cluster_state {
+            ClusterState::New => initial_members(config),
+            ClusterState::Existing => BTreeMap::new(),
+        };
+        Identified { identity, initial_members }
+    };
+    if let Some(data_dir) = &opened.data_dir
+        && let Some((member_id, cluster_id)) = kept(data_dir)?
+    {
+        return Ok(fresh(Identity::new(member_id, cluster_id)));
+    }
+    let members: Vec<u64> = opened.mark.membership.membership().nodes().map(|(id, _)| *id).collect();
+    let identity = match members[..] {
+        // Data of a version that kept no ids: it ran alone, and can be nobody but the one named there.
+        [alone] => Identity::new(alone, ids::cluster_id(&[alone])),
+        [_, _, ..] => {
+            return Err(Error::Recovery(format!(
+                "the data is of a cluster of {} members and does not say which of them this is: restore this member \
+                 from a backup, or remove it from the cluster and add it anew",
+                members.len()
+            )));
+        }
+        [] if opened.recovered.last.is_some() => Identity::new(config.member_id(), config.cluster_id()),
+        [] => match config.initial_cluster_state {
+            ClusterState::New => found(config, dial).await?,
+            ClusterState::Existing => join(config, dial).await?,
+        },
+    };
+    if let Some(data_dir) = &opened.data_dir {
+        keep(data_dir, identity.member_id, identity.cluster_id)?;
+    }
+    Ok(fresh(identity))
+}
+
+/// The members that `--initial-cluster` names.
+pub fn initial_members(config: &Config) -> BTreeMap<u64, MemberInfo> {
+    let members = config.initial_cluster.values().map(|urls| {
+        let id = ids::member_id(urls, &config.initial_cluster_token, None);
+        let peer_urls = urls.iter().map(ToString::to_string).collect();
+        (id, MemberInfo { peer_urls, becomes_voter: false })
+    });
+    members.collect()
+}
+
+/// A member of a new cluster; unless the cluster knows it, for then it has lost its data, and would vote again where it
+/// has voted before.
+async fn found(config: &Config, dial: &Arc<dyn Dial>) -> Result<Identity, Error> {
+    let identity = Identity::new(config.member_id(), config.cluster_id());
+    let asked = others(config).map(|urls| ask_members(dial.clone(), strings(urls), ASK_DEADLINE));
+    for answer in futures_util::future::join_all(asked).await.into_iter().flatten() {
+        let is_known = |member: &pb::Member| member.id == identity.member_id && !member.name.is_empty();
+        if answer.cluster_id == identity.cluster_id && answer.members.iter().any(is_known) {
+            return Err(Error::Recovery(format!(
+                "member {:x} has already been bootstrapped: its cluster runs, but its data is not here. Check \
+                 --data-dir; if the data is lost, remove the member from the cluster (etcdctl member remove {:x}), add \
+                 it anew and start it with --initial-cluster-state=existing",
+                identity.member_id, identity.member_id
+            )));
+        }
+    }
+    Ok(identity)
+}
+
+/// A member that was added to a cluster: its ids are what the cluster says.
+async fn join(config: &Config, dial: &Arc<dyn Dial>) -> Result<Identity, Error> {
+    let mine: BTreeSet<String> = strings(&config.initial_advertise_peer_urls).into_iter().collect();
+    let mut reason = "--initial-cluster names no other member".to_owned();
+    let rounds = if others(config).next().is_some() { ASK_ROUNDS } else { 0 };
+    for round in 0..rounds {
+        if round > 0 {
+            tokio::time::sleep(ASK_PAUSE).await;
+        }
+        for urls in others(config) {
+            match ask_members(dial.clone(), strings(urls), ASK_DEADLINE).await {
+                Ok(answer) => match find_itself(&answer, &mine) {
+                    Some(id) => return Ok(Identity::new(id, answer.cluster_id)),
+                    None => {
+                        reason = format!(
+                            "the cluster {:x} has no member with the peer URLs {}",
+                            answer.cluster_id,
+                            mine.iter().map(String::as_str).collect::<Vec<_>>().join(",")
+                        );
+                    }
+                },
+                Err(failure) => reason = format!("{}: {failure}", strings(urls).join(",")),
+            }
+        }
+        tracing::info!(reason, "cannot join yet");
+    }
+    Err(Error::Recovery(format!(
+        "there is no data here, and --initial-cluster-state=existing cannot join: {reason}. Check --data-dir; to join, \
+         add this member first (etcdctl member add) with the URLs of --initial-advertise-peer-urls, and name it and the \
+         members that run with --initial-cluster; to have a backup back, `kelson snapshot restore`; for an empty cluster, \
+         --initial-cluster-state=new"
+    )))
+}
+
+fn find_itself(answer: &MembersResponse, mine: &BTreeSet<String>) -> Option<u64> {
+    let is_me = |member: &&pb::Member| member.peer_ur_ls.iter().any(|url| mine.contains(url));
+    // A joining member that found itself in a cluster that does not run yet would make another one of it.
+    answer.members.iter().find(is_me).map(|member| member.id)
+}
+
+fn others(config: &Config) -> impl Iterator<Item = &[Url]> {
+    let others = config.initial_cluster.iter().filter(|(name, _)| **name != config.name);
+    others.map(|(_, urls)| urls.as_slice())
+}
+
+fn strings(urls: &[Url]) -> Vec<String> {
+    urls.iter().map(ToString::to_string).collect()
+}
