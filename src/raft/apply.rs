@@ -122,7 +122,7 @@ impl Shared {
             self.hub.publish(&batches, self.store.revision());
         }
         meter.end(index, commands.len());
-        if let Some(replies) = self.batcher.take(origin, sequence, proposal.bytes().len()) {
+        if let Some(replies) = self.batcher.take(origin, sequence) {
             answer(replies, results);
         }
         Ok(())

@@ -33,7 +33,7 @@ pub struct Batcher {
     // Guards the batch being filled; held for the copy of one command.
     open: Mutex<Open>,
     // Guards the replies of batches on their way; taken once a batch by the proposer and once by apply.
-    pending: Mutex<HashMap<u64, Vec<Reply>>>,
+    pending: Mutex<HashMap<u64, Pending>>,
     waiting_bytes: AtomicUsize,
     waiting_commands: AtomicUsize,
     work: Notify,
@@ -47,6 +47,12 @@ struct Open {
 
 struct Batch {
     payload: BytesMut,
+    replies: Vec<Reply>,
+}
+
+/// A batch on its way.
+struct Pending {
+    payload_bytes: usize,
     replies: Vec<Reply>,
 }
 
@@ -100,13 +106,29 @@ impl Batcher {
 
     /// The replies of a batch that apply has reached, in the order of its commands; `None` for another process's
     /// batch or one that was given up.
-    pub fn take(&self, origin: u64, sequence: u64, payload_bytes: usize) -> Option<Vec<Reply>> {
+    pub fn take(&self, origin: u64, sequence: u64) -> Option<Vec<Reply>> {
         if origin != self.origin {
             return None;
         }
-        let replies = self.pending.lock().remove(&sequence)?;
-        self.done(payload_bytes, replies.len());
-        Some(replies)
+        let pending = self.pending.lock().remove(&sequence)?;
+        self.done(&pending);
+        Some(pending.replies)
+    }
+
+    /// Tells whoever waits for a batch on its way that its outcome is unknown: a snapshot from the leader has taken the
+    /// place of entries, these batches may have been among them, and apply will never see those.
+    ///
+    /// Nothing is said that could turn out wrong. One that is in the snapshot was applied, one that never reached the
+    /// log was not, and one whose entry is still to come is applied later, when [`Batcher::take`] no longer finds it;
+    /// unknown is true of all three. Batches that are still open wait on: they were never proposed.
+    pub fn give_up_pending(&self) {
+        let given_up = std::mem::take(&mut *self.pending.lock());
+        for pending in given_up.into_values() {
+            self.done(&pending);
+            for reply in pending.replies {
+                drop(reply.send(Err(Error::LeaderChanged)));
+            }
+        }
     }
 
     /// Refuses everything from now on and tells whoever waits.
@@ -117,7 +139,11 @@ impl Batcher {
             std::mem::take(&mut open.batches)
         };
         let pending = std::mem::take(&mut *self.pending.lock());
-        for reply in batches.into_iter().flat_map(|batch| batch.replies).chain(pending.into_values().flatten()) {
+        for reply in batches
+            .into_iter()
+            .flat_map(|batch| batch.replies)
+            .chain(pending.into_values().flat_map(|pending| pending.replies))
+        {
             drop(reply.send(Err(Error::Stopped)));
         }
         self.work.notify_one();
@@ -127,11 +153,10 @@ impl Batcher {
     /// once: the next one fills while the log writes this one.
     pub async fn run(&self, raft: Raft) {
         while let Some((sequence, proposal)) = self.next().await {
-            let bytes = proposal.bytes().len();
             if let Err(error) = propose(&raft, proposal).await {
-                let Some(replies) = self.pending.lock().remove(&sequence) else { continue };
-                self.done(bytes, replies.len());
-                for reply in replies {
+                let Some(pending) = self.pending.lock().remove(&sequence) else { continue };
+                self.done(&pending);
+                for reply in pending.replies {
                     drop(reply.send(Err(error.clone())));
                 }
             }
@@ -146,7 +171,8 @@ impl Batcher {
                     open.sequence += 1;
                     let sequence = open.sequence;
                     drop(open);
-                    self.pending.lock().insert(sequence, batch.replies);
+                    let pending = Pending { payload_bytes: batch.payload.len(), replies: batch.replies };
+                    self.pending.lock().insert(sequence, pending);
                     return Some((sequence, Proposal::finish(batch.payload, sequence)));
                 }
                 if open.closed {
@@ -157,11 +183,11 @@ impl Batcher {
         }
     }
 
-    fn done(&self, payload_bytes: usize, commands: usize) {
+    fn done(&self, pending: &Pending) {
         // The header and the format byte of a payload were never counted.
-        let bytes = payload_bytes.saturating_sub(PROPOSAL_HEADER_BYTES + 1);
+        let bytes = pending.payload_bytes.saturating_sub(PROPOSAL_HEADER_BYTES + 1);
         self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.waiting_commands.fetch_sub(commands, Ordering::Relaxed);
+        self.waiting_commands.fetch_sub(pending.replies.len(), Ordering::Relaxed);
     }
 }
 
@@ -209,5 +235,33 @@ fn refused(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Error
         RaftError::APIError(error) => Error::Fatal(error.to_string()),
         RaftError::Fatal(openraft::errors::Fatal::Stopped) => Error::Stopped,
         RaftError::Fatal(error) => Error::Fatal(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::etcdserverpb as pb;
+
+    fn put() -> Command {
+        Command::Put(pb::PutRequest { key: "a".into(), ..pb::PutRequest::default() })
+    }
+
+    #[tokio::test]
+    async fn what_a_snapshot_may_have_covered_is_answered_as_unknown_and_nothing_else_is() {
+        let batcher = Batcher::new(1);
+        let mut on_its_way = batcher.add(&put()).unwrap();
+        let (sequence, proposal) = batcher.next().await.unwrap();
+        let mut open = batcher.add(&put()).unwrap();
+        batcher.give_up_pending();
+        assert_eq!(on_its_way.try_recv().unwrap(), Err(Error::LeaderChanged));
+        assert!(open.try_recv().is_err(), "never proposed, so it waits on");
+        assert_eq!(batcher.waiting(), 1);
+
+        let (origin, same, _) = proposal.parts();
+        assert!(sequence == same && batcher.take(origin, sequence).is_none(), "applied later all the same");
+        let (sequence, _) = batcher.next().await.unwrap();
+        assert_eq!(batcher.take(origin, sequence).unwrap().len(), 1);
+        assert_eq!((batcher.waiting(), batcher.waiting_bytes.load(Ordering::Relaxed)), (0, 0));
     }
 }
