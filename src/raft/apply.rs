@@ -2,7 +2,6 @@
 //! proposed. In that order, so that a client that has its answer finds the write in every read and on every watch.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -16,7 +15,7 @@ use tokio::sync::Notify;
 use super::batch::{Batcher, Reply};
 use super::checkpoint::Checkpoint;
 use super::meter::Meter;
-use super::snapshot::{SnapshotBuilder, Snapshots};
+use super::snapshot::{Held, SnapshotBuilder, SnapshotFile, Snapshots};
 use super::types::{LogId, Proposal, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::state::{Applied, Command, LeaseChange, Store};
 use crate::watch::Hub;
@@ -157,7 +156,7 @@ impl StateMachine {
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
-    type SnapshotData = PathBuf;
+    type SnapshotData = SnapshotFile;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
@@ -196,21 +195,19 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         SnapshotBuilder::new(self.shared.clone(), self.snapshots.clone(), self.checkpoint.clone())
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: PathBuf) -> Result<(), io::Error> {
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> Result<(), io::Error> {
         // Only a member that lags behind a leader is sent a snapshot, and a sole voter never lags.
         Err(io::Error::new(
             io::ErrorKind::Unsupported,
             format!(
                 "snapshot {:?} at {} came from a peer, but this member has none",
                 meta.last_log_id,
-                snapshot.display()
+                snapshot.path().display()
             ),
         ))
     }
 
-    async fn get_current_snapshot(
-        &mut self,
-    ) -> Result<Option<openraft::alias::SnapshotOf<TypeConfig, PathBuf>>, io::Error> {
+    async fn get_current_snapshot(&mut self) -> Result<Option<Held>, io::Error> {
         Ok(self.snapshots.current())
     }
 }

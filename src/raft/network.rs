@@ -2,13 +2,13 @@
 //! openraft takes as it takes a cut cable.
 
 use std::future::Future;
-use std::path::PathBuf;
 
 use openraft::OptionalSend;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 
+use super::snapshot::SnapshotFile;
 use super::types::{MemberInfo, TypeConfig, Vote};
 
 /// Makes a [`Peer`] for each other member.
@@ -35,7 +35,7 @@ impl Peer {
 }
 
 impl RaftNetworkV2<TypeConfig> for Peer {
-    type SnapshotData = PathBuf;
+    type SnapshotData = SnapshotFile;
 
     async fn append_entries(
         &mut self,
@@ -64,7 +64,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     async fn full_snapshot(
         &mut self,
         _vote: Vote,
-        _snapshot: openraft::alias::SnapshotOf<TypeConfig, PathBuf>,
+        _snapshot: openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>,
         _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
