@@ -163,7 +163,7 @@ impl Batcher {
         }
     }
 
-    async fn next(&self) -> Option<(u64, Proposal)> {
+    pub(super) async fn next(&self) -> Option<(u64, Proposal)> {
         loop {
             {
                 let mut open = self.open.lock();
