@@ -81,11 +81,8 @@ impl Lessor {
     /// TTL in seconds) of the state; it is called while changes are held back, so that none falls between.
     pub fn promote(&self, grace: Duration, leases: impl FnOnce() -> Vec<(i64, i64)>) {
         let mut clocks = self.clocks.lock();
-        *clocks = Clocks { leading: true, ..Clocks::default() };
-        let now = self.clock.now();
-        for (id, ttl) in leases() {
-            clocks.start(id, seconds(ttl), now.saturating_add(grace));
-        }
+        clocks.leading = true;
+        clocks.restart(leases(), self.clock.now().saturating_add(grace));
     }
 
     /// Stops the clocks: another member leads, or none.
@@ -101,6 +98,10 @@ impl Lessor {
             LeaseChange::Granted { id, ttl } if clocks.leading => clocks.start(id, seconds(ttl), now),
             LeaseChange::Granted { .. } => {}
             LeaseChange::Revoked { id } => clocks.stop(id),
+            // Only a member that follows is given another state, but it may have led until a moment ago, or lead again
+            // a moment later, without a word from whoever promotes: no clock of the old state stays, and whoever counts
+            // as leading has all those of the new one.
+            LeaseChange::Replaced { leases } => clocks.restart(leases, now),
         }
     }
 
@@ -166,6 +167,16 @@ impl Lessor {
 }
 
 impl Clocks {
+    /// Forgets every clock and, when leading, starts these anew.
+    fn restart(&mut self, leases: Vec<(i64, i64)>, from: Duration) {
+        *self = Self { leading: self.leading, ..Self::default() };
+        if self.leading {
+            for (id, ttl) in leases {
+                self.start(id, seconds(ttl), from);
+            }
+        }
+    }
+
     fn start(&mut self, id: i64, ttl: Duration, from: Duration) {
         self.stop(id);
         let deadline = from.saturating_add(ttl);

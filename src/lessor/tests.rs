@@ -208,3 +208,22 @@ proptest::proptest! {
         proptest::prop_assert_eq!(expired(&lessor), ends.keys().copied().collect());
     }
 }
+
+#[test]
+fn a_replaced_state_leaves_no_clock_of_the_old_one() {
+    let replaced = || LeaseChange::Replaced { leases: vec![(2, 1000), (3, 3000)] };
+    let (lessor, clock) = leading(&[(1, 1000), (2, 1000)]);
+    pass(&clock, Duration::from_secs(900));
+    lessor.on_change(replaced());
+    pass(&clock, Duration::from_secs(900));
+    assert_eq!(lessor.remaining(1), Ok(None), "it is not in the new state");
+    assert_eq!(expired(&lessor), BTreeSet::new(), "whoever counts as leading gives them their whole TTL again");
+    pass(&clock, Duration::from_secs(100) + TICK);
+    assert_eq!(expired(&lessor), BTreeSet::from([2]));
+
+    lessor.demote();
+    lessor.on_change(replaced());
+    assert_eq!(lessor.remaining(3), Err(NotLeading));
+    pass(&clock, Duration::from_secs(9000));
+    assert_eq!(expired(&lessor), BTreeSet::new(), "a follower has no clocks");
+}

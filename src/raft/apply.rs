@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -15,14 +14,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::batch::{Batcher, Reply};
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, Loaded};
 use super::meter::Meter;
-use super::snapshot::{SnapshotBuilder, Snapshots};
+use super::snapshot::{Held, SnapshotBuilder, SnapshotFile, Snapshots};
 use super::types::{LogId, Proposal, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::state::{Applied, Command, LeaseChange, Store};
 use crate::watch::Hub;
 
-/// Told of every lease granted or ended, in log order; must not block.
+/// Told of every lease granted or ended, in log order, and of all of them when the state is replaced; must not block.
 pub type LeaseObserver = Box<dyn Fn(LeaseChange) + Send + Sync>;
 
 /// How far the log has been applied, together with the membership it holds.
@@ -130,6 +129,33 @@ impl Shared {
         self.is_learner.store(is_learner(membership, self.member_id), Ordering::Release);
     }
 
+    /// Puts the state of a snapshot in the place of this one and tells everybody who follows it, in the order in which
+    /// an entry's effects come; gives the old state back, to be freed where nobody waits.
+    ///
+    /// Watchers read the way to it from the new state's history, which holds all that its compaction mark has left; the
+    /// hub is told of a revision that it was given no batches for. The checkpoint finds out by itself.
+    pub(super) fn replace(&self, loaded: Loaded) -> io::Result<Store> {
+        let mut mark = self.mark.lock();
+        // What comes from a peer is not trusted to lie ahead.
+        if loaded.mark.log_id < mark.log_id
+            || loaded.store.revision() < self.store.revision()
+            || loaded.store.compact_revision() < self.store.compact_revision()
+        {
+            let reason = format!("a snapshot at {:?} is older than the state at {:?}", loaded.mark.log_id, mark.log_id);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
+        let replaced = self.store.replace(loaded.store);
+        *mark = loaded.mark;
+        self.note_membership(&mark.membership);
+        self.applied_index.store(mark.log_id.map_or(0, |id| id.index), Ordering::Release);
+        (self.on_lease)(LeaseChange::Replaced { leases: self.store.leases() });
+        self.hub.publish(&[], self.store.revision());
+        for batcher in &self.batchers {
+            batcher.give_up_pending();
+        }
+        Ok(replaced)
+    }
+
     fn apply_proposal(&self, index: u64, proposal: &Proposal) -> io::Result<()> {
         let mut meter = self.meter.entry();
         let (origin, sequence, batch) = proposal.parts();
@@ -190,7 +216,7 @@ impl StateMachine {
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
-    type SnapshotData = PathBuf;
+    type SnapshotData = SnapshotFile;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
@@ -228,21 +254,23 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         SnapshotBuilder::new(self.shared.clone(), self.snapshots.clone(), self.checkpoint.clone())
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: PathBuf) -> Result<(), io::Error> {
-        // Only a member that lags behind a leader is sent a snapshot, and a sole voter never lags.
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!(
-                "snapshot {:?} at {} came from a peer, but this member has none",
-                meta.last_log_id,
-                snapshot.display()
-            ),
-        ))
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> Result<(), io::Error> {
+        let install = {
+            let (snapshots, meta) = (self.snapshots.clone(), meta.clone());
+            move || snapshots.install(&meta, &snapshot)
+        };
+        let loaded = tokio::task::spawn_blocking(install).await.map_err(io::Error::other)??;
+        let (revision, index) = (loaded.store.revision(), meta.last_log_id.map_or(0, |id| id.index));
+        let replaced = self.shared.replace(loaded)?;
+        // Freeing a large state takes long, and nothing waits for it.
+        tokio::task::spawn_blocking(move || drop(replaced));
+        self.checkpoint.hurry();
+        tracing::info!(applied_index = index, revision, "snapshot installed");
+        self.shared.progress.notify_waiters();
+        Ok(())
     }
 
-    async fn get_current_snapshot(
-        &mut self,
-    ) -> Result<Option<openraft::alias::SnapshotOf<TypeConfig, PathBuf>>, io::Error> {
+    async fn get_current_snapshot(&mut self) -> Result<Option<Held>, io::Error> {
         Ok(self.snapshots.current())
     }
 }

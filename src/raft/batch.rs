@@ -64,6 +64,7 @@ struct Batch {
     replies: Vec<Reply>,
 }
 
+/// A batch on its way.
 struct Pending {
     payload_bytes: usize,
     replies: Vec<Reply>,
@@ -133,9 +134,25 @@ impl Batcher {
     }
 
     fn remove(&self, sequence: u64) -> Option<Vec<Reply>> {
-        let Pending { payload_bytes, replies } = self.pending.lock().remove(&sequence)?;
-        self.done(payload_bytes, replies.len());
-        Some(replies)
+        let pending = self.pending.lock().remove(&sequence)?;
+        self.done(&pending);
+        Some(pending.replies)
+    }
+
+    /// Tells whoever waits for a batch on its way that its outcome is unknown: a snapshot from the leader has taken the
+    /// place of entries, these batches may have been among them, and apply will never see those.
+    ///
+    /// Nothing is said that could turn out wrong. One that is in the snapshot was applied, one that never reached the
+    /// log was not, and one whose entry is still to come is applied later, when [`Batcher::take`] no longer finds it;
+    /// unknown is true of all three. Batches that are still open wait on: they were never proposed.
+    pub fn give_up_pending(&self) {
+        let given_up = std::mem::take(&mut *self.pending.lock());
+        for pending in given_up.into_values() {
+            self.done(&pending);
+            for reply in pending.replies {
+                drop(reply.send(Err(Error::LeaderChanged)));
+            }
+        }
     }
 
     /// Whether anybody still waits for a batch; what nobody waits for need not be proposed.
@@ -181,14 +198,14 @@ impl Batcher {
             let unwanted: Vec<u64> =
                 pending.iter().filter(|(_, batch)| !batch.is_wanted()).map(|(&sequence, _)| sequence).collect();
             for sequence in unwanted {
-                if let Some(Pending { payload_bytes, replies }) = pending.remove(&sequence) {
-                    self.done(payload_bytes, replies.len());
+                if let Some(unwanted) = pending.remove(&sequence) {
+                    self.done(&unwanted);
                 }
             }
         }
     }
 
-    async fn next(&self) -> Option<(u64, Proposal)> {
+    pub(super) async fn next(&self) -> Option<(u64, Proposal)> {
         loop {
             {
                 let mut open = self.open.lock();
@@ -208,11 +225,11 @@ impl Batcher {
         }
     }
 
-    fn done(&self, payload_bytes: usize, commands: usize) {
+    fn done(&self, pending: &Pending) {
         // The header and the format byte of a payload were never counted.
-        let bytes = payload_bytes.saturating_sub(PROPOSAL_HEADER_BYTES + 1);
+        let bytes = pending.payload_bytes.saturating_sub(PROPOSAL_HEADER_BYTES + 1);
         self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.waiting_commands.fetch_sub(commands, Ordering::Relaxed);
+        self.waiting_commands.fetch_sub(pending.replies.len(), Ordering::Relaxed);
     }
 }
 
@@ -229,5 +246,33 @@ impl Open {
             self.batches.push_back(Batch { payload, replies: Vec::new() });
         }
         self.batches.back_mut().expect("a batch was just made sure of")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::etcdserverpb as pb;
+
+    fn put() -> Command {
+        Command::Put(pb::PutRequest { key: "a".into(), ..pb::PutRequest::default() })
+    }
+
+    #[tokio::test]
+    async fn what_a_snapshot_may_have_covered_is_answered_as_unknown_and_nothing_else_is() {
+        let batcher = Batcher::new(1);
+        let mut on_its_way = batcher.add(&put()).unwrap();
+        let (sequence, proposal) = batcher.next().await.unwrap();
+        let mut open = batcher.add(&put()).unwrap();
+        batcher.give_up_pending();
+        assert_eq!(on_its_way.try_recv().unwrap(), Err(Error::LeaderChanged));
+        assert!(open.try_recv().is_err(), "never proposed, so it waits on");
+        assert_eq!(batcher.waiting(), 1);
+
+        let (origin, same, _) = proposal.parts();
+        assert!(sequence == same && batcher.take(origin, sequence).is_none(), "applied later all the same");
+        let (sequence, _) = batcher.next().await.unwrap();
+        assert_eq!(batcher.take(origin, sequence).unwrap().len(), 1);
+        assert_eq!((batcher.waiting(), batcher.waiting_bytes.load(Ordering::Relaxed)), (0, 0));
     }
 }

@@ -8,6 +8,11 @@
 //! Order of a round: capture mark and meta of one instant, write the backlog of revisions, the deletions of what
 //! compaction dropped in *earlier* rounds, and the mark; flush; only then drop what lies behind the compaction mark that
 //! is now durable. So the engine never misses a record that its own durable mark does not know to be compacted.
+//!
+//! An engine that holds nothing yet, or a state that the present one does not continue (a snapshot was installed), is
+//! *rebuilt*: first its mark is taken away, then it is brought record by record to what a view holds, then it gets that
+//! view's mark. Batches become durable in order, so after a crash in between it either has its old mark with all of the
+//! old records, or none and counts as empty; either way the snapshot file, durable before, has what it lacks.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -34,6 +39,8 @@ const CHUNK_REVISIONS: usize = 4096;
 const CHUNK_BYTES: usize = 4 << 20;
 /// Keys visited by one slice of compaction; bounds the time the state is locked.
 const COMPACT_KEYS: usize = 512;
+/// Keys that a rebuild takes out of the engine at a time.
+const STALE_KEYS: usize = 1 << 16;
 /// Slices of one round: what they drop is held in memory until it is deleted from the engine.
 const COMPACT_SLICES_MAX: usize = 2048;
 
@@ -157,20 +164,9 @@ impl Checkpoint {
 
     /// Starts the thread over the state that apply writes.
     pub fn attach(&self, shared: Arc<Shared>) {
-        let Some(Seat { engine, reopen }) = self.0.seat.lock().take() else { return };
+        let Some(mut writer) = self.0.writer(shared) else { return };
         let inner = self.0.clone();
-        let body = move || {
-            let mut writer = Writer {
-                shared,
-                engine,
-                reopen,
-                written: inner.revision.load(Ordering::Acquire),
-                dropped: Vec::new(),
-                batch: WriteBatch::default(),
-                compacting_since: None,
-            };
-            inner.run(&mut writer);
-        };
+        let body = move || inner.run(&mut writer);
         let thread =
             std::thread::Builder::new().name("checkpoint".into()).spawn(body).expect("a thread can be started");
         *self.0.thread.lock() = Some(thread);
@@ -228,6 +224,23 @@ impl Checkpoint {
 }
 
 impl Inner {
+    /// What the thread works with; `None` when it was taken before.
+    fn writer(&self, shared: Arc<Shared>) -> Option<Writer> {
+        let Seat { engine, reopen } = self.seat.lock().take()?;
+        let written = self.revision.load(Ordering::Acquire);
+        Some(Writer {
+            replacements: shared.store.replacements(),
+            shared,
+            engine,
+            reopen,
+            written,
+            rebuild: written == 0,
+            dropped: Vec::new(),
+            batch: WriteBatch::default(),
+            compacting_since: None,
+        })
+    }
+
     fn run(&self, writer: &mut Writer) {
         loop {
             let (close, flushed) = self.wait(writer);
@@ -281,6 +294,10 @@ struct Writer {
     reopen: Option<Reopen>,
     /// Last revision written to the engine, durable or not.
     written: i64,
+    /// The engine must be brought to the state as a whole, for what it holds is not a beginning of it.
+    rebuild: bool,
+    /// How often the state had been replaced when the engine last followed it.
+    replacements: u64,
     /// Dropped from memory by compaction, still in the engine.
     dropped: Vec<(Revision, bool)>,
     batch: WriteBatch,
@@ -296,53 +313,66 @@ impl Writer {
     }
 
     fn round(&mut self, inner: &Inner) -> Result<(), engine::Error> {
-        let (mark, meta, base) = {
-            let mark = self.shared.mark.lock();
-            // An engine that holds nothing yet is given what compaction left of the past as well.
-            let base = (self.written == 0 && self.reopen.is_some()).then(|| self.shared.store.view());
-            (mark.clone(), self.shared.store.meta(), base)
-        };
-        let revision = meta.revision;
-        let compact_revision = meta.compact_revision;
-        if self.reopen.is_some() {
+        let (goal, size) = loop {
+            let goal = self.goal();
+            if self.reopen.is_none() {
+                break (goal, 0);
+            }
             let started = inner.clock.now();
-            inner.size_on_disk.store(self.write(&mark, &meta, base)?, Ordering::Relaxed);
-            (inner.observe_flush)(inner.clock.now() - started);
+            if let Some(size) = self.write(&goal)? {
+                (inner.observe_flush)(inner.clock.now() - started);
+                break (goal, size);
+            }
+            // Another state was installed meanwhile: what was written belongs to none.
+        };
+        if self.reopen.is_some() {
+            inner.size_on_disk.store(size, Ordering::Relaxed);
         }
-        inner.revision.store(revision, Ordering::Release);
-        inner.index.store(mark.log_id.map_or(0, |id| id.index), Ordering::Release);
-        if *inner.compacted.borrow() < compact_revision {
-            self.compact(inner, revision, compact_revision);
+        inner.revision.store(goal.meta.revision, Ordering::Release);
+        inner.index.store(goal.mark.log_id.map_or(0, |id| id.index), Ordering::Release);
+        if *inner.compacted.borrow() < goal.meta.compact_revision {
+            self.compact(inner, goal.meta.revision, goal.meta.compact_revision);
         }
         Ok(())
     }
 
-    /// Brings the engine to a mark, durably; returns the bytes that its files take.
-    fn write(&mut self, mark: &Mark, meta: &Meta, base: Option<View>) -> Result<u64, engine::Error> {
+    /// What the state is now, and whether the engine has to be rebuilt for it.
+    fn goal(&mut self) -> Goal {
+        let mark = self.shared.mark.lock();
+        let store = &self.shared.store;
+        let replacements = store.replacements();
+        self.rebuild |= replacements != self.replacements;
+        self.replacements = replacements;
+        // An engine that is rebuilt is given what compaction left of the past as well.
+        let base = (self.rebuild && self.reopen.is_some()).then(|| store.view());
+        Goal { mark: mark.clone(), meta: store.meta(), base }
+    }
+
+    /// Brings the engine to a goal, durably; returns the bytes that its files take, or `None` when the state was
+    /// replaced before all of the goal was read from it. Then the engine has no new mark.
+    fn write(&mut self, goal: &Goal) -> Result<Option<u64>, engine::Error> {
         if self.engine.is_none()
             && let Some(reopen) = &mut self.reopen
         {
             self.engine = Some(reopen()?);
         }
-        let Some(engine) = self.engine.as_mut() else { return Err(engine::Error::Failed) };
+        let Some(engine) = self.engine.as_deref_mut() else { return Err(engine::Error::Failed) };
         self.batch.clear();
-        if let Some(view) = base {
-            for (revision, tombstone, record) in view.records() {
-                let key = RevisionKey { main: revision.main, sub: revision.sub, tombstone };
-                self.batch.put(&key.encode(), record.as_bytes());
-                if self.batch.bytes() >= CHUNK_BYTES {
-                    engine.write(&self.batch)?;
-                    self.batch.clear();
-                }
-            }
-            self.written = meta.revision;
+        if let Some(view) = &goal.base {
+            rebuild(engine, &mut self.batch, view)?;
+            self.written = goal.meta.revision;
+            // These are not in the view.
+            self.dropped.clear();
         }
-        while self.written < meta.revision {
+        while self.written < goal.meta.revision {
             let batches = self.shared.store.backlog(self.written, CHUNK_REVISIONS, CHUNK_BYTES);
+            if self.shared.store.replacements() != self.replacements {
+                return Ok(None);
+            }
             if batches.is_empty() {
                 break;
             }
-            for batch in batches.iter().take_while(|batch| batch.revision <= meta.revision) {
+            for batch in batches.iter().take_while(|batch| batch.revision <= goal.meta.revision) {
                 for (change, sub) in batch.changes.iter().zip(0..) {
                     let tombstone = change.kind == ChangeKind::Delete;
                     let key = RevisionKey { main: batch.revision, sub, tombstone };
@@ -358,13 +388,14 @@ impl Writer {
         for &(revision, tombstone) in &self.dropped {
             self.batch.delete(&RevisionKey { main: revision.main, sub: revision.sub, tombstone }.encode());
         }
-        self.batch.put(&engine::meta_key(MARK_KEY), &mark.encode());
-        self.batch.put(&engine::meta_key(META_KEY), &meta.encode());
+        self.batch.put(&engine::meta_key(MARK_KEY), &goal.mark.encode());
+        self.batch.put(&engine::meta_key(META_KEY), &goal.meta.encode());
         engine.write(&self.batch)?;
         engine.flush()?;
         engine.relieve()?;
+        self.rebuild = false;
         self.dropped.clear();
-        engine.size_on_disk()
+        engine.size_on_disk().map(Some)
     }
 
     fn compact(&mut self, inner: &Inner, written: i64, compact_revision: i64) {
@@ -391,5 +422,63 @@ impl Writer {
     fn close(&mut self, durable: i64) {
         drop(self.engine.take());
         self.written = durable;
+        self.rebuild |= durable == 0;
     }
 }
+
+/// A state of one instant that the engine is brought to.
+struct Goal {
+    mark: Mark,
+    meta: Meta,
+    /// All of its records, when the engine is rebuilt.
+    base: Option<View>,
+}
+
+/// Brings an engine that may hold anything to the records of a view, and leaves it without a mark. What is there already
+/// is not written again: after an install most of it is. The batch is left with what is still to be written.
+fn rebuild(engine: &mut dyn Engine, batch: &mut WriteBatch, view: &View) -> Result<(), engine::Error> {
+    batch.delete(&engine::meta_key(MARK_KEY));
+    batch.delete(&engine::meta_key(META_KEY));
+    engine.write(batch)?;
+    batch.clear();
+    let records = view.records();
+    let key_of = |(revision, tombstone, _): &(Revision, bool, Record)| {
+        RevisionKey { main: revision.main, sub: revision.sub, tombstone: *tombstone }.encode()
+    };
+    let mut is_there = vec![false; records.len()];
+    let mut from = engine::REVISIONS_START.to_vec();
+    loop {
+        let mut last = None;
+        engine.scan(&from, engine::REVISIONS_END, &mut |key, value| {
+            match records.binary_search_by(|record| key_of(record)[..].cmp(key)) {
+                Ok(place) if records[place].2.as_bytes() == value => is_there[place] = true,
+                // Overwritten below.
+                Ok(_) => {}
+                Err(_) => batch.delete(key),
+            }
+            if batch.len() < STALE_KEYS {
+                return Ok(ControlFlow::Continue(()));
+            }
+            last = Some(key.to_vec());
+            Ok(ControlFlow::Break(()))
+        })?;
+        if !batch.is_empty() {
+            engine.write(batch)?;
+            batch.clear();
+        }
+        let Some(last) = last else { break };
+        from = last;
+    }
+    for (record, _) in records.iter().zip(is_there).filter(|(_, is_there)| !is_there) {
+        batch.put(&key_of(record), record.2.as_bytes());
+        if batch.bytes() >= CHUNK_BYTES {
+            engine.write(batch)?;
+            batch.clear();
+            engine.relieve()?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -105,19 +105,21 @@ impl EntryMeter<'_> {
         self.operations.deletes += deletes;
         self.operations.ranges += ranges;
         self.txns += u64::from(puts + deletes + ranges > 1);
-        if let Some(change) = effects.lease {
+        if let Some(change) = &effects.lease {
             self.lease(change);
         }
     }
 
-    fn lease(&self, change: LeaseChange) {
+    fn lease(&self, change: &LeaseChange) {
         let lease = &self.meter.metrics.lease;
         match change {
             LeaseChange::Granted { ttl, .. } => {
                 lease.granted.inc();
-                lease.ttl_seconds.observe(ttl as f64);
+                lease.ttl_seconds.observe(*ttl as f64);
             }
             LeaseChange::Revoked { .. } => lease.revoked.inc(),
+            // What was granted and revoked on the way to the new state was counted where it was applied.
+            LeaseChange::Replaced { .. } => {}
         }
     }
 

@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::future::{Future, ready};
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,9 +24,11 @@ use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::peers::{Failure, Peer, Peers};
+use super::snapshot::SnapshotFile;
 use super::types::{MemberInfo, TypeConfig, Vote};
 use super::wire::{self, Malformed};
 use crate::proto::peer;
+use crate::storage::fs::File;
 
 /// Bytes of entries sent to one follower and not answered yet; a larger request goes alone.
 const UNANSWERED_BYTES_MAX: usize = 16 << 20;
@@ -195,7 +196,7 @@ async fn next_answer(
 }
 
 impl RaftNetworkV2<TypeConfig> for Connection {
-    type SnapshotData = PathBuf;
+    type SnapshotData = SnapshotFile;
 
     async fn append_entries(
         &mut self,
@@ -250,7 +251,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     async fn full_snapshot(
         &mut self,
         vote: Vote,
-        snapshot: openraft::alias::SnapshotOf<TypeConfig, PathBuf>,
+        snapshot: openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
@@ -290,26 +291,23 @@ impl Connection {
     async fn send_snapshot(
         &self,
         vote: Vote,
-        snapshot: openraft::alias::SnapshotOf<TypeConfig, PathBuf>,
+        snapshot: openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let unreadable = |error: io::Error| {
-            StreamingError::Unreachable(unreachable(&format!("{}: {error}", snapshot.snapshot.display())))
+            StreamingError::Unreachable(unreachable(&format!("{}: {error}", snapshot.snapshot.path().display())))
         };
-        let file = std::fs::File::open(&snapshot.snapshot).map_err(unreadable)?;
-        let bytes = file.metadata().map_err(unreadable)?.len();
+        let file = snapshot.snapshot.open().map_err(unreadable)?;
+        let bytes = file.len().map_err(unreadable)?;
         let head = peer::SnapshotHead {
             envelope: self.0.envelope(),
             vote: Some(wire::vote(&vote)),
             last: snapshot.meta.last_log_id.map(wire::id),
-            membership: serde_json::to_vec(&snapshot.meta.last_membership)
-                .map(Bytes::from)
-                .map_err(|error| unreadable(io::Error::other(error)))?,
             bytes,
         };
         tracing::info!(to = format!("{:x}", self.0.id), bytes, "sending a snapshot");
         let head = peer::SnapshotRequest { head: Some(head), chunk: Bytes::new() };
         let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
-        let reading = tokio::task::spawn_blocking(move || read_chunks(file, &sender));
+        let reading = tokio::task::spawn_blocking(move || read_chunks(&*file, &sender));
         let requests = stream::once(ready(head)).chain(throttled(ReceiverStream::new(chunks)));
         let deadline = INSTALL_DEADLINE + Duration::from_secs(bytes / (SNAPSHOT_BYTES_PER_SECOND / 16));
         let answer = self.0.files(deadline, |mut client| async move { client.snapshot(requests).await }).await;
@@ -324,13 +322,16 @@ impl Connection {
 }
 
 /// Reads a file to its end, or until nobody wants it any more.
-fn read_chunks(mut file: std::fs::File, chunks: &mpsc::Sender<peer::SnapshotRequest>) -> io::Result<()> {
-    use io::Read as _;
+fn read_chunks(file: &dyn File, chunks: &mpsc::Sender<peer::SnapshotRequest>) -> io::Result<()> {
+    let mut offset = 0;
     loop {
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        if (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk)? == 0 {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let read = file.read_at(offset, &mut chunk)?;
+        if read == 0 {
             return Ok(());
         }
+        chunk.truncate(read);
+        offset += read as u64;
         if chunks.blocking_send(peer::SnapshotRequest { head: None, chunk: chunk.into() }).is_err() {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use openraft::storage::Snapshot;
 use super::error::Error;
 use super::membership::{self, from_wire};
 use super::peers::GROUP;
-use super::types::{Proposal, SnapshotMeta, StoredMembership, TypeConfig};
+use super::types::{Proposal, TypeConfig};
 use super::wire::{self, Malformed};
 use super::{Leadership, Node};
 use crate::proto::peer;
@@ -156,6 +156,44 @@ impl Node {
             Err(refusal) => refusal.to_string(),
         };
         Ok(peer::TransferLeaderResponse { refusal })
+    }
+
+    /// Takes a snapshot file and lives on from it.
+    ///
+    /// # Errors
+    /// Malformed, or cut short; the disk's; this member stops.
+    pub async fn install(
+        &self,
+        head: peer::SnapshotHead,
+        mut chunks: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
+    ) -> Result<peer::SnapshotResponse, Unanswered> {
+        let vote = wire::to_vote(head.vote)?;
+        tracing::info!(bytes = head.bytes, index = head.last.map(|id| id.index), "receiving a snapshot");
+        let failed = |error: io::Error| Error::Fatal(format!("snapshot: {error}"));
+        let mut file = self.snapshots.receiving().map_err(failed)?;
+        let mut received = 0;
+        while let Some(chunk) = chunks.next().await {
+            received += chunk.len() as u64;
+            if received > head.bytes {
+                break;
+            }
+            self.hear();
+            file = tokio::task::spawn_blocking(move || file.write_all(&chunk).map(|()| file))
+                .await
+                .map_err(|error| failed(io::Error::other(error)))?
+                .map_err(failed)?;
+        }
+        if received != head.bytes {
+            return Err(Malformed(format!("{received} bytes of a snapshot of {}", head.bytes)).into());
+        }
+        let received = tokio::task::spawn_blocking(move || {
+            let snapshot = file.finish()?;
+            Ok::<_, io::Error>(Snapshot { meta: snapshot.meta()?, snapshot })
+        });
+        let snapshot = received.await.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)?;
+        let installed = self.raft.install_full_snapshot(vote, snapshot).await;
+        let vote = installed.map_err(|error| Error::Fatal(error.to_string()))?.vote;
+        Ok(peer::SnapshotResponse { vote: Some(wire::vote(&vote)) })
     }
 
     fn hear(&self) {

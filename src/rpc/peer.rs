@@ -3,7 +3,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -109,8 +108,15 @@ impl peer_server::Peer for Peer {
         &self,
         request: Request<Streaming<peer::SnapshotRequest>>,
     ) -> Result<Response<peer::SnapshotResponse>, Status> {
-        drop(request);
-        Err(Status::unimplemented("snapshot"))
+        let mut requests = request.into_inner();
+        let first = requests.message().await?.and_then(|first| first.head);
+        let head = first.ok_or_else(|| Status::invalid_argument("a snapshot without its head"))?;
+        self.admit(head.envelope.as_ref())?;
+        // A stream that breaks off is short of what its head promised, which is found out there.
+        let chunks = requests.take_while(|request| std::future::ready(request.is_ok()));
+        let chunks = chunks.filter_map(|request| std::future::ready(request.ok().map(|request| request.chunk)));
+        let installed = self.node.install(head, Box::pin(chunks)).await;
+        installed.map(Response::new).map_err(|error| unanswered(&error))
     }
 
     async fn confirm(&self, request: Request<peer::ConfirmRequest>) -> Result<Response<peer::ConfirmResponse>, Status> {

@@ -2,6 +2,10 @@
 //!
 //! The checkpoint is preferred, being the newest; if it will not open or does not fit the log it is set aside and the
 //! snapshot file takes its place; what neither holds is replayed from the log. The log is never thrown away.
+//!
+//! A member that was sent a snapshot, and ended before its checkpoint had followed, finds a file that is ahead of both
+//! checkpoint and log, or a log that begins where the file ends. Nothing is damaged then: the file is taken, the
+//! checkpoint is brought up to it, and openraft purges what is left of the old log.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -99,7 +103,8 @@ fn open_dir(config: &Config, dir: &Path, metrics: &Arc<Metrics>, clock: &Clock) 
     let marks = LogStore::new(log.clone(), &recovered).map_err(|error| Error::Recovery(error.to_string()))?;
     let span = Span { purged: marks.purged().map_or(0, |id| id.index), last: marks.last_index() };
     let snapshots = Snapshots::open(disk, data_dir.snapshot_dir())?;
-    let (engine, loaded) = open_checkpoint(&data_dir.state_dir().join("checkpoint"), span)?;
+    let snapshot_index = snapshots.newest_mark()?.and_then(|mark| mark.log_id).map_or(0, |id| id.index);
+    let (engine, loaded) = open_checkpoint(&data_dir.state_dir().join("checkpoint"), span, snapshot_index)?;
     let loaded = match loaded {
         Some(loaded) => {
             snapshots.recall(&loaded.mark)?;
@@ -151,28 +156,47 @@ struct Span {
 
 impl Span {
     /// Whether a state at `mark` can be continued with this log.
+    ///
+    /// A member alone applies what its log holds durably, so a log that ends before is not the one it had. One of
+    /// several may have applied what only the others held yet, or what came in a snapshot; it goes on behind that.
     fn fits(self, mark: &Mark) -> Result<(), String> {
         let applied = mark.log_id.map_or(0, |id| id.index);
         if applied < self.purged {
             return Err(format!("it ends at entry {applied}, the log begins behind entry {}", self.purged));
         }
-        if applied > self.last {
+        let is_alone = mark.membership.membership().nodes().nth(1).is_none();
+        if applied > self.last && is_alone {
             return Err(format!("it has applied entry {applied}, the log ends at entry {}", self.last));
         }
         Ok(())
+    }
+
+    /// Whether a snapshot that ends at entry `snapshot` was installed over a state at `mark`: it is ahead, and the log
+    /// does not lead from one to the other. If it does, the snapshot is this member's own, and replaying is enough.
+    fn is_superseded(self, mark: &Mark, snapshot: u64) -> bool {
+        let applied = mark.log_id.map_or(0, |id| id.index);
+        snapshot > applied && (applied < self.purged || self.last < snapshot)
     }
 }
 
 type OpenedEngine = (Box<dyn Engine>, bool);
 
-fn open_checkpoint(dir: &Path, span: Span) -> Result<(Option<OpenedEngine>, Option<Loaded>), Error> {
+fn open_checkpoint(
+    dir: &Path,
+    span: Span,
+    snapshot_index: u64,
+) -> Result<(Option<OpenedEngine>, Option<Loaded>), Error> {
     if !dir.exists() {
         // Made by the checkpoint thread: nothing need wait for it.
         return Ok((None, None));
     }
     let (sender, loaded) = sync_channel(1);
     let (engine, aside) = SledEngine::open_or_set_aside(sled_config(dir), move |engine| {
-        let loaded = checkpoint::load(engine).map_err(|error| error.to_string())?;
+        let mut loaded = checkpoint::load(engine).map_err(|error| error.to_string())?;
+        if let Some(behind) = loaded.take_if(|loaded| span.is_superseded(&loaded.mark, snapshot_index)) {
+            let index = behind.mark.log_id.map_or(0, |id| id.index);
+            tracing::info!(index, snapshot_index, "the checkpoint had not followed the snapshot that was installed");
+        }
         if let Some(loaded) = &loaded {
             span.fits(&loaded.mark)?;
         }
@@ -193,3 +217,6 @@ fn from_snapshot(snapshots: &Snapshots, span: Span) -> Result<Option<Loaded>, Er
         .map_err(|reason| Error::Recovery(format!("the snapshot file does not fit the log: {reason}")))?;
     Ok(Some(loaded))
 }
+
+#[cfg(test)]
+mod tests;

@@ -176,7 +176,7 @@ pub struct Effects {
 }
 
 /// A change of the lease table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseChange {
     /// Granted with a TTL in seconds.
     Granted {
@@ -189,5 +189,10 @@ pub enum LeaseChange {
     Revoked {
         /// The lease.
         id: i64,
+    },
+    /// The state was replaced by another, and the table with it; no command does this.
+    Replaced {
+        /// Every lease there is now, with its TTL in seconds, as [`super::Store::leases`] has them.
+        leases: Vec<(i64, i64)>,
     },
 }

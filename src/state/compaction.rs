@@ -64,6 +64,7 @@ impl Store {
                 pass.current = None;
             }
         }
+        let replacements = shared.replacements;
         drop(shared);
         let (reached, ended) = (pass.reached, pass.current.is_none());
         drop(pass);
@@ -78,7 +79,10 @@ impl Store {
         }
         if bytes > 0 {
             let mut shared = self.shared.write();
-            shared.sizes.history_bytes = shared.sizes.history_bytes.saturating_sub(bytes);
+            // A state that was put here meanwhile never counted them.
+            if shared.replacements == replacements {
+                shared.sizes.history_bytes = shared.sizes.history_bytes.saturating_sub(bytes);
+            }
         }
         CompactSlice { done, reached, dropped }
     }

@@ -71,6 +71,7 @@ impl Store {
             sizes: keys.sizes,
             alarms: Alarms::new(&meta.alarms),
             members: meta.members.into_iter().map(|member| (member.id, member)).collect::<BTreeMap<_, _>>(),
+            replacements: 0,
         };
         Self::from_parts(keys.leases, shared)
     }

@@ -74,6 +74,8 @@ pub(super) struct Shared {
     pub sizes: Sizes,
     pub alarms: Alarms,
     pub members: BTreeMap<u64, pb::Member>,
+    /// How often [`Store::replace`] put another state here.
+    pub replacements: u64,
 }
 
 impl Default for Store {
@@ -93,12 +95,49 @@ impl Store {
             sizes: Sizes::default(),
             alarms: Alarms::default(),
             members: BTreeMap::new(),
+            replacements: 0,
         };
         Self::from_parts(Leases::default(), shared)
     }
 
     pub(super) fn from_parts(leases: Leases, shared: Shared) -> Self {
         Self { writer: Mutex::default(), leases: RwLock::new(leases), shared: RwLock::new(shared) }
+    }
+
+    /// Puts another state in the place of this one: whoever takes a lock next sees all of it and nothing of the old
+    /// one. Views keep what they pinned, batches handed out stay as they are, and bytes put are counted on. Gives the
+    /// old state back, for freeing it may take long and nobody should wait for that.
+    ///
+    /// # Panics
+    /// When the other state is older: clients would see revisions go back.
+    #[must_use = "freeing the old state takes long; drop it where nobody waits"]
+    pub fn replace(&self, other: Self) -> Self {
+        let (other_pass, other_leases, mut other_shared) =
+            (other.writer.into_inner(), other.leases.into_inner(), other.shared.into_inner());
+        let mut pass = self.writer.lock();
+        let mut leases = self.leases.write();
+        let mut shared = self.shared.write();
+        assert!(
+            other_shared.revision >= shared.revision && other_shared.compact_revision >= shared.compact_revision,
+            "a state at revision {}, compacted at {}, in place of one at {}, compacted at {}",
+            other_shared.revision,
+            other_shared.compact_revision,
+            shared.revision,
+            shared.compact_revision
+        );
+        other_shared.sizes.put_bytes = shared.sizes.put_bytes;
+        other_shared.replacements = shared.replacements + 1;
+        Self {
+            writer: Mutex::new(std::mem::replace(&mut *pass, other_pass)),
+            leases: RwLock::new(std::mem::replace(&mut *leases, other_leases)),
+            shared: RwLock::new(std::mem::replace(&mut *shared, other_shared)),
+        }
+    }
+
+    /// How often the state was replaced. Who reads it in several steps looks at this after each: as long as it has not
+    /// changed, the steps were of one state.
+    pub fn replacements(&self) -> u64 {
+        self.shared.read().replacements
     }
 
     /// A pinned, consistent view of the newest state.

@@ -1,6 +1,7 @@
 //! Streams against a history held in a map, polled by hand.
 
 mod contract;
+mod install;
 mod property;
 mod threads;
 

@@ -502,3 +502,55 @@ fn very_many_versions_of_one_key_are_pushed_compacted_and_freed() {
     assert_eq!(middle.range(&at).unwrap().kvs[0].mod_revision(), 60_000, "a view keeps what it saw");
     assert_eq!((pinned.count(b"hot", b""), store.sizes().history_bytes), (0, 0));
 }
+
+#[test]
+fn a_state_put_in_the_place_of_an_older_one_brings_everything_along() {
+    use pb::AlarmType::Nospace;
+    let ahead = Store::new();
+    let behind = Store::new();
+    for command in [grant(1, 60), put_leased("a", "1", 1), grant(2, 60), put_leased("b", "1", 2)] {
+        accept(&ahead, &command);
+        accept(&behind, &command);
+    }
+    let put_bytes = behind.sizes().put_bytes;
+    let pinned = behind.view();
+    let member = pb::Member { id: 9, name: "nine".to_owned(), ..pb::Member::default() };
+    let raise = alarm(pb::alarm_request::AlarmAction::Activate, Nospace);
+    for command in [revoke(1), put("b", "2"), put("c", "1"), compact(5), raise, Command::Publish(member.clone())] {
+        accept(&ahead, &command);
+    }
+    drop(behind.replace(restored(&ahead)));
+
+    assert_eq!(behind.meta(), ahead.meta());
+    assert_eq!(behind.hash_kv(0), ahead.hash_kv(0));
+    assert_eq!(behind.sizes(), Sizes { put_bytes, ..restored(&ahead).sizes() });
+    assert_eq!(behind.alarms(), [pb::AlarmMember { member_id: 1, alarm: Nospace as i32 }]);
+    assert_eq!(behind.members(), [member]);
+    assert_eq!((behind.lease(1), behind.lease(2).unwrap().keys.len()), (None, 0), "b was put anew without a lease");
+    assert_eq!(behind.history(3, 10, 10, usize::MAX), Err(CompactedAt(5)));
+    let revisions = |store: &Store, after| {
+        let batches = store.history(after, 10, 10, usize::MAX).unwrap();
+        batches.iter().map(|batch| (batch.revision, batch.changes.len())).collect::<Vec<_>>()
+    };
+    assert_eq!(revisions(&behind, 4), revisions(&ahead, 4), "history has all from the mark on");
+    assert_eq!(behind.history(5, 10, 10, usize::MAX), ahead.history(5, 10, 10, usize::MAX), "values before, too");
+    assert_eq!(pinned.count(b"a", b"c"), 2, "a pinned view stays");
+
+    assert_eq!(behind.apply(&put("d", "1")).0.response, Err(Error::NoSpace), "the alarm is heeded");
+    let lower = alarm(pb::alarm_request::AlarmAction::Deactivate, Nospace);
+    for command in [lower, put("d", "1"), compact(7)] {
+        accept(&ahead, &command);
+        accept(&behind, &command);
+    }
+    compact_fully(&behind, 7);
+    assert_eq!(behind.hash_kv(0), ahead.hash_kv(0), "it goes on as the other does, compaction too");
+    assert!(behind.sizes().put_bytes > put_bytes);
+}
+
+#[test]
+#[should_panic(expected = "a state at revision 1, compacted at 0, in place of one at 2")]
+fn an_older_state_is_not_put_in_the_place_of_a_newer_one() {
+    let store = Store::new();
+    accept(&store, &put("a", "1"));
+    drop(store.replace(Store::new()));
+}

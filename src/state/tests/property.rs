@@ -40,6 +40,8 @@ enum Op {
     ReadTxn(pb::TxnRequest),
     Pin,
     Restore,
+    /// A store that has fallen behind is given the state of the one under test, and is under test from now on.
+    Replace,
 }
 
 fn any_key() -> impl Strategy<Value = Bytes> {
@@ -169,6 +171,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         2 => any_read_txn().prop_map(Op::ReadTxn),
         2 => Just(Op::Pin),
         1 => Just(Op::Restore),
+        1 => Just(Op::Replace),
     ]
 }
 
@@ -177,6 +180,8 @@ struct Run {
     store: Store,
     /// Gets the same commands but is never compacted physically.
     twin: Store,
+    /// What was under test before the last replacement, and has stood still since.
+    behind: Store,
     model: Model,
     /// The `up_to` of the last slice; it never falls.
     checkpoint: i64,
@@ -189,9 +194,9 @@ struct Run {
 
 impl Run {
     fn new() -> Self {
-        let (store, twin, model) = (Store::new(), Store::new(), Model::new());
+        let (store, twin, behind, model) = (Store::new(), Store::new(), Store::new(), Model::new());
         let (pins, dropped, written) = Default::default();
-        Self { store, twin, model, checkpoint: 0, pins, dropped, written }
+        Self { store, twin, behind, model, checkpoint: 0, pins, dropped, written }
     }
 
     fn step(&mut self, op: Op) {
@@ -222,12 +227,29 @@ impl Run {
             Op::Pin => self.pins.push((self.store.view(), self.model.clone())),
             Op::Restore => {
                 self.store = restored(&self.store);
-                // What a snapshot leaves out counts as dropped.
-                let kept: std::collections::BTreeSet<_> =
-                    self.store.view().records().iter().map(|(revision, ..)| *revision).collect();
-                self.dropped.extend(self.written.keys().filter(|revision| !kept.contains(revision)));
+                self.drop_what_no_snapshot_holds();
+            }
+            Op::Replace => {
+                let put_bytes = self.behind.sizes().put_bytes;
+                let replacements = self.behind.replacements();
+                let before = (self.behind.view(), self.behind.meta(), self.behind.hash_kv(0));
+                let old = self.behind.replace(restored(&self.store));
+                assert_eq!((old.meta(), old.hash_kv(0)), (before.1, before.2), "the old state comes out whole");
+                assert_eq!(before.0.records(), old.view().records(), "a pinned view stays");
+                assert_eq!(self.behind.sizes().put_bytes, put_bytes, "bytes put are counted on");
+                assert_eq!(self.behind.replacements(), replacements + 1);
+                assert_eq!(self.behind.meta(), self.store.meta());
+                std::mem::swap(&mut self.store, &mut self.behind);
+                self.drop_what_no_snapshot_holds();
             }
         }
+    }
+
+    /// What a snapshot leaves out counts as dropped.
+    fn drop_what_no_snapshot_holds(&mut self) {
+        let kept: std::collections::BTreeSet<_> =
+            self.store.view().records().iter().map(|(revision, ..)| *revision).collect();
+        self.dropped.extend(self.written.keys().filter(|revision| !kept.contains(revision)));
     }
 
     fn revision_at(&self, part: u8) -> i64 {

@@ -10,7 +10,7 @@ fn bytes(text: &str) -> bytes::Bytes {
 }
 
 /// (kind, key, value, revision) of each event, as text.
-fn told(response: &pb::WatchResponse) -> Vec<String> {
+pub(super) fn told(response: &pb::WatchResponse) -> Vec<String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let event = |event: &crate::proto::mvccpb::Event| {
         let record = event.kv.as_ref().unwrap();

@@ -29,6 +29,11 @@ enum Action {
     Jump {
         told: bool,
     },
+    /// The same, with a compaction mark of its own, which may lie in what the hub was never given.
+    Install {
+        told: bool,
+        back: i64,
+    },
     Compact {
         back: i64,
     },
@@ -70,6 +75,7 @@ fn action() -> impl Strategy<Value = Action> {
         10 => prop::collection::vec((prop::bool::weighted(0.7), 0..KEYS.len()), 1..4).prop_map(Action::Write),
         8 => Just(Action::Publish),
         1 => any::<bool>().prop_map(|told| Action::Jump { told }),
+        1 => (any::<bool>(), 0_i64..8).prop_map(|(told, back)| Action::Install { told, back }),
         1 => (0_i64..8).prop_map(|back| Action::Compact { back }),
         // Starts: 0 = now, 1.. = that far back, negative = that far ahead or, rarely, invalid.
         6 => (stream.clone(), 0..RANGES.len(), -3_i64..20, -2_i64..4, any::<u8>(), 1_usize..5)
@@ -333,16 +339,14 @@ fn run(actions: &[Action], options: Options, fault: Fault) -> Verdict {
                     hub.publish(&[], shelf.revision());
                 }
             }
-            Action::Compact { back } => {
-                let mark = hub.published() - back;
-                if mark > log.mark && mark > 1 {
-                    log.mark = mark;
-                    shelf.compact(mark);
-                    if fault == Fault::SilentCompaction {
-                        shelf.0.lock().mark = 0;
-                    }
+            Action::Install { told, back } => {
+                unpublished.clear();
+                compact(&shelf, &mut log, shelf.revision() - back, fault);
+                if *told {
+                    hub.publish(&[], shelf.revision());
                 }
             }
+            Action::Compact { back } => compact(&shelf, &mut log, hub.published() - back, fault),
             Action::Create { stream, range, start, id, flags, times } => {
                 let (key, range_end) = RANGES[*range];
                 let start_revision = match start {
@@ -391,6 +395,16 @@ fn run(actions: &[Action], options: Options, fault: Fault) -> Verdict {
     drop(checkers);
     check!(hub.watchers() == 0 && hub.streams() == 0, "all is gone");
     Ok(())
+}
+
+fn compact(shelf: &Shelf, log: &mut Log, mark: i64, fault: Fault) {
+    if mark > log.mark && mark > 1 {
+        log.mark = mark;
+        shelf.compact(mark);
+        if fault == Fault::SilentCompaction {
+            shelf.0.lock().mark = 0;
+        }
+    }
 }
 
 /// Reads to the end: then everything was told, and asking for progress is answered.
