@@ -30,6 +30,7 @@ use crate::raft::types::MemberInfo;
 use crate::raft::{self, Identity, Node};
 use crate::state::Command;
 use crate::storage::data_dir::DataDir;
+use crate::tls::{self, Transports};
 use crate::watch::{self, Hub};
 use dispatch::Dispatch;
 use gather::Traffic;
@@ -60,6 +61,9 @@ pub enum Error {
     /// Raft did not come up.
     #[error("raft: {0}")]
     Raft(#[from] raft::Error),
+    /// A certificate, key or CA cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// A listen address cannot be resolved.
     #[error("listen on {url}: {reason}")]
     Listen {
@@ -92,6 +96,8 @@ impl Server {
     pub async fn start(config: Config) -> Result<Self, Error> {
         let clock = Clock::system();
         let config = Arc::new(config);
+        // First, for what is wrong there is wrong at once, and reading the data may take long.
+        let transports = Transports::open(&config, &clock)?;
         let metrics = Arc::new(Metrics::new(&config));
         let opened = {
             let (config, metrics, clock) = (config.clone(), metrics.clone(), clock.clone());
@@ -146,12 +152,12 @@ impl Server {
             raft,
             _data_dir: opened.data_dir,
         };
-        server.listen(&config, &metrics)?;
+        server.listen(&config, &transports, &metrics)?;
         server.publish(&config).await?;
         Ok(server)
     }
 
-    fn listen(&mut self, config: &Config, metrics: &Metrics) -> Result<(), Error> {
+    fn listen(&mut self, config: &Config, transports: &Transports, metrics: &Metrics) -> Result<(), Error> {
         let network = &metrics.network;
         let (received, sent) = (network.client_received_bytes.clone(), network.client_sent_bytes.clone());
         let options = listen::Options {
@@ -160,6 +166,7 @@ impl Server {
             keepalive_timeout: config.grpc_keepalive_timeout,
             reuse_port: config.socket_reuse_port,
             traffic: Some(Traffic { received, sent }),
+            tls: transports.client.clone(),
         };
         let uncounted = listen::Options { traffic: None, ..options.clone() };
         let split = !config.listen_client_http_urls.is_empty();
@@ -174,11 +181,14 @@ impl Server {
         ];
         for (place, (urls, handler, options)) in lists.into_iter().enumerate() {
             for url in urls {
+                let tls = options.tls.clone().filter(|_| url.is_tls());
+                let options = &listen::Options { tls, ..options.clone() };
                 let listener = listen::bind(address(url)?, options)?;
                 let bound = listener.local_addr()?;
                 tracing::info!(%url, address = %bound, "listening");
                 if place == 0 {
-                    self.endpoints.push(format!("http://{bound}"));
+                    let scheme = if url.is_tls() { "https" } else { "http" };
+                    self.endpoints.push(format!("{scheme}://{bound}"));
                 }
                 let accept = listen::accept(
                     listener,
