@@ -73,7 +73,13 @@ impl Dialer {
                 Ok(config)
             }
         };
-        Ok(Self { files: Arc::new(Reloading::open(sources, provider, build)?) })
+        // The system's CAs are left alone until somebody is dialed: most members ask nothing of them, and where there
+        // are none that is no reason not to start.
+        let files = match sources.ca.is_some() || believes_anybody {
+            true => Reloading::open(sources, provider, build)?,
+            false => Reloading::check(sources, provider, build)?,
+        };
+        Ok(Self { files: Arc::new(files) })
     }
 
     /// Shakes hands with the member at `host`, a name or an IP address, which its certificate must carry.
@@ -92,6 +98,9 @@ impl Dialer {
 
 fn believe_known(material: Material, allowed: &Allowed, provider: &Arc<CryptoProvider>) -> Result<Connected, Error> {
     let roots = material.roots.unwrap_or_else(|| Arc::new(system_roots()));
+    if roots.is_empty() {
+        return Err(Error::Settings("no CA vouches for other members: give --peer-trusted-ca-file".into()));
+    }
     Connected::new(roots, provider.clone(), Policy { allowed: allowed.clone(), revoked: material.revoked })
 }
 

@@ -142,9 +142,25 @@ impl<T: Send + Sync + 'static> Reloading<T> {
         provider: Arc<CryptoProvider>,
         build: impl Fn(Material) -> Result<T, Error> + Send + Sync + 'static,
     ) -> Result<Self, Error> {
-        let reloading = Self { sources, provider, build: Box::new(build), made: Mutex::new(None) };
+        let reloading = Self::check(sources, provider, build)?;
         reloading.load()?;
         Ok(reloading)
+    }
+
+    /// As [`Self::open`], but leaves `build` for when it is first needed.
+    ///
+    /// # Errors
+    /// When a file is missing or broken.
+    pub fn check(
+        sources: Sources,
+        provider: Arc<CryptoProvider>,
+        build: impl Fn(Material) -> Result<T, Error> + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        let contents = sources.read()?;
+        sources.parse_pair(&contents, &provider)?;
+        sources.parse_roots(&contents)?;
+        sources.parse_revoked(&contents)?;
+        Ok(Self { sources, provider, build: Box::new(build), made: Mutex::new(None) })
     }
 
     /// What the files make now.

@@ -150,6 +150,21 @@ async fn a_dialer_believes_only_its_authority_and_the_name_it_asked_for() {
 }
 
 #[tokio::test]
+async fn a_dialer_of_its_own_certificate_shows_that_and_without_a_ca_asks_the_systems() {
+    let mut files = Files::new();
+    let acceptor = files.open().peer.unwrap();
+    let (cert, key) = files.authority.issue("dialer", &[]).write(files.directory.path(), "dialer");
+    (files.tls.client_cert_file, files.tls.client_key_file) = (Some(cert), Some(key));
+    let (_, accepted) = meet(&files.open().dialer, &acceptor).await;
+    assert_eq!(&*ClientIdentity::of(&accepted.unwrap()).unwrap().common_name, "dialer");
+    let open = Config { peer_tls: TlsConfig::default(), listen_peer_urls: vec![], ..files.config() };
+    let (connected, _) = meet(&self::open(&open).unwrap().dialer, &acceptor).await;
+    // Whether the system has CAs or not, ours is none of them.
+    let error = connected.map(drop).unwrap_err().to_string();
+    assert!(error.contains("UnknownIssuer") || error.starts_with("no CA vouches"), "{error}");
+}
+
+#[tokio::test]
 async fn names_are_let_in_by_common_name_or_by_host_name() {
     let mut files = Files::new();
     files.tls.allowed_cns = vec!["a".into(), "peer".into()];
