@@ -13,6 +13,7 @@ pub mod help;
 pub mod ids;
 pub mod logging;
 mod number;
+pub mod tls;
 pub mod url;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 pub use args::{Error, Parsed};
 pub use gates::FeatureGates;
+pub use tls::{TlsConfig, TlsVersion};
 pub use url::{Address, Scheme, Url};
 
 /// The etcd release whose behaviour clients are promised; what `/version` and `Maintenance.Status` report.
@@ -49,7 +51,7 @@ pub struct Config {
     pub listen_client_urls: Vec<Url>,
     /// HTTP only; when set, `listen_client_urls` serve gRPC only.
     pub listen_client_http_urls: Vec<Url>,
-    /// `/metrics` and the health pages, plain.
+    /// `/metrics` and the health pages.
     pub listen_metrics_urls: Vec<Url>,
     /// What other members connect to.
     pub listen_peer_urls: Vec<Url>,
@@ -63,6 +65,19 @@ pub struct Config {
     pub initial_cluster_state: ClusterState,
     /// Enters the ids, so that clusters made alike are not mistaken for each other.
     pub initial_cluster_token: String,
+
+    /// TLS of `listen_client_urls`, `listen_client_http_urls` and `listen_metrics_urls`, where those say https.
+    pub client_tls: TlsConfig,
+    /// TLS between members, where their URLs say https.
+    pub peer_tls: TlsConfig,
+    /// The oldest version of TLS that is spoken.
+    pub tls_min_version: TlsVersion,
+    /// The newest; `None` is no limit.
+    pub tls_max_version: Option<TlsVersion>,
+    /// Names out of [`tls::CIPHER_SUITES`]; empty is all. As with etcd, those of TLS 1.3 are always on.
+    pub cipher_suites: Vec<&'static str>,
+    /// How long a certificate made by `auto_tls` is valid, in years.
+    pub self_signed_cert_validity_years: u32,
 
     /// A leader's heartbeat, in milliseconds.
     pub heartbeat_interval_ms: u64,
@@ -221,6 +236,12 @@ impl Default for Config {
             initial_cluster: BTreeMap::from([("default".into(), peer())]),
             initial_cluster_state: ClusterState::New,
             initial_cluster_token: "etcd-cluster".into(),
+            client_tls: TlsConfig::default(),
+            peer_tls: TlsConfig::default(),
+            tls_min_version: TlsVersion::Tls12,
+            tls_max_version: None,
+            cipher_suites: Vec::new(),
+            self_signed_cert_validity_years: 1,
             heartbeat_interval_ms: 100,
             election_timeout_ms: 1000,
             pre_vote: true,

@@ -21,8 +21,8 @@
 //! ```
 //!
 //! The modules form a river: each uses only those below it (`server`, then [`rpc`] and [`http`], [`lessor`] and
-//! [`compactor`], [`raft`], [`watch`], [`state`], [`storage`], [`metrics`], [`clock`], [`config`], [`proto`]). The way of
-//! a Put: `rpc::kv` checks it, `raft::batch` joins it to a log entry, `storage::log` makes it durable, `raft::apply` gives
+//! [`compactor`], [`raft`], [`watch`], [`state`], [`storage`], [`metrics`], [`tls`], [`clock`], [`config`], [`proto`]). The
+//! way of a Put: `rpc::kv` checks it, `raft::batch` joins it to a log entry, `storage::log` makes it durable, `raft::apply` gives
 //! it to [`state::Store`], whose events go to [`watch::Hub`]; then it is answered. ARCHITECTURE.md walks the rest.
 
 #![forbid(unsafe_code)]
@@ -39,6 +39,7 @@ pub mod rpc;
 mod server;
 pub mod state;
 pub mod storage;
+pub mod tls;
 pub mod watch;
 
 pub use config::Config;

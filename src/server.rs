@@ -26,11 +26,12 @@ use crate::clock::Clock;
 use crate::config::{Address, Config, Url};
 use crate::metrics::Metrics;
 use crate::proto::etcdserverpb as pb;
-use crate::raft::peers::{Dial, Links, Tcp};
+use crate::raft::peers::{self, Dial, Io, Links};
 use crate::raft::types::MemberInfo;
 use crate::raft::{self, Node};
 use crate::state::Command;
 use crate::storage::data_dir::DataDir;
+use crate::tls::{self, Transports};
 use crate::watch::{self, Hub};
 use dispatch::Dispatch;
 use gather::Traffic;
@@ -62,6 +63,22 @@ impl Default for Plumbing {
     }
 }
 
+/// Peers behind `https://` are met with TLS.
+struct PeerDial(Arc<tls::Dialer>);
+
+impl Dial for PeerDial {
+    fn dial<'a>(&'a self, url: &'a Url) -> peers::Dialled<'a> {
+        Box::pin(async move {
+            let stream = peers::connect(url).await?;
+            if !url.is_tls() {
+                return Ok(Box::new(stream) as Box<dyn Io>);
+            }
+            let stream = self.0.connect(url.host(), stream).await.map_err(io::Error::other)?;
+            Ok(Box::new(stream) as Box<dyn Io>)
+        })
+    }
+}
+
 /// Why a member could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -83,6 +100,9 @@ pub enum Error {
     /// Raft did not come up.
     #[error("raft: {0}")]
     Raft(#[from] raft::Error),
+    /// A certificate, key or CA cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// A listen address cannot be resolved.
     #[error("listen on {url}: {reason}")]
     Listen {
@@ -124,6 +144,8 @@ impl Server {
     pub(crate) async fn start_with(config: Config, plumbing: Plumbing) -> Result<Self, Error> {
         let clock = plumbing.clock.clone();
         let config = Arc::new(config);
+        // First, for what is wrong there is wrong at once, and reading the data may take long.
+        let transports = Transports::open(&config, &clock)?;
         let metrics = Arc::new(Metrics::new(&config));
         let opened = {
             let (config, metrics, clock) = (config.clone(), metrics.clone(), clock.clone());
@@ -131,7 +153,7 @@ impl Server {
                 .await
                 .map_err(io::Error::other)??
         };
-        let dial: Arc<dyn Dial> = Arc::new(Tcp);
+        let dial: Arc<dyn Dial> = Arc::new(PeerDial(transports.dialer.clone()));
         let identify::Identified { identity, initial_members } = identify::identify(&config, &opened, &dial).await?;
         let identity = Arc::new(identity);
         metrics.set_member_id(identity.member_id);
@@ -183,57 +205,65 @@ impl Server {
             raft,
             _data_dir: opened.data_dir,
         };
-        server.listen_for_peers(&config, plumbing.peer_listener)?;
-        server.listen_for_metrics(&config)?;
+        server.listen_for_peers(&config, &transports, plumbing.peer_listener)?;
+        server.listen_for_metrics(&config, &transports)?;
         tokio::select! {
             ready = server.node.ready() => ready?,
             reason = server.node.failed() => return Err(raft::Error::Fatal(reason).into()),
         }
-        server.listen(&config, &metrics)?;
+        server.listen(&config, &transports, &metrics)?;
         server.publish(&config).await?;
         Ok(server)
     }
 
     /// Opens the port for other members, which is served by the thread that runs Raft.
-    fn listen_for_peers(&mut self, config: &Config, bound: Option<std::net::TcpListener>) -> Result<(), Error> {
+    fn listen_for_peers(
+        &mut self,
+        config: &Config,
+        transports: &Transports,
+        bound: Option<std::net::TcpListener>,
+    ) -> Result<(), Error> {
         let options = listen::Options {
             max_concurrent_streams: PEER_STREAMS_MAX,
             keepalive_interval: PEER_KEEPALIVE_INTERVAL,
             keepalive_timeout: PEER_KEEPALIVE_TIMEOUT,
             reuse_port: config.socket_reuse_port,
             traffic: None,
+            tls: transports.peer.clone(),
         };
         let on_raft = Arc::new(Workers::start(1, self.raft.handle())?);
         let handler = Dispatch { services: Some(self.assembly.peer_services()), pages: None };
-        let mut listeners: Vec<_> = bound.into_iter().collect();
-        if listeners.is_empty() {
-            for url in &config.listen_peer_urls {
-                listeners.push(listen::bind(address(url)?, &options)?);
-            }
-        }
-        for listener in listeners {
-            tracing::info!(address = %listener.local_addr()?, "listening for peers");
-            self.accept(listener, &on_raft, handler.clone(), options.clone());
+        let mut bound = bound;
+        for url in &config.listen_peer_urls {
+            let options = listen::Options { tls: options.tls.clone().filter(|_| url.is_tls()), ..options.clone() };
+            let listener = match bound.take() {
+                Some(listener) => listener,
+                None => listen::bind(address(url)?, &options)?,
+            };
+            tracing::info!(%url, address = %listener.local_addr()?, "listening for peers");
+            self.accept(listener, &on_raft, handler.clone(), options);
         }
         self.peer_workers = Some(on_raft);
         Ok(())
     }
 
     /// Opens the ports for metrics and probes, which are there before the member is ready.
-    fn listen_for_metrics(&mut self, config: &Config) -> Result<(), Error> {
+    fn listen_for_metrics(&mut self, config: &Config, transports: &Transports) -> Result<(), Error> {
         let options = listen::Options {
             max_concurrent_streams: config.max_concurrent_streams,
             keepalive_interval: config.grpc_keepalive_interval,
             keepalive_timeout: config.grpc_keepalive_timeout,
             reuse_port: config.socket_reuse_port,
             traffic: None,
+            tls: transports.client.clone(),
         };
         let handler = Dispatch { services: None, pages: Some(self.assembly.metrics_pages()) };
         for url in &config.listen_metrics_urls {
+            let options = listen::Options { tls: options.tls.clone().filter(|_| url.is_tls()), ..options.clone() };
             let listener = listen::bind(address(url)?, &options)?;
             tracing::info!(%url, address = %listener.local_addr()?, "listening for probes");
             let workers = self.workers.clone();
-            self.accept(listener, &workers, handler.clone(), options.clone());
+            self.accept(listener, &workers, handler.clone(), options);
         }
         Ok(())
     }
@@ -254,7 +284,7 @@ impl Server {
         self.accepting.lock().push(task);
     }
 
-    fn listen(&mut self, config: &Config, metrics: &Metrics) -> Result<(), Error> {
+    fn listen(&mut self, config: &Config, transports: &Transports, metrics: &Metrics) -> Result<(), Error> {
         let network = &metrics.network;
         let (received, sent) = (network.client_received_bytes.clone(), network.client_sent_bytes.clone());
         let options = listen::Options {
@@ -263,6 +293,7 @@ impl Server {
             keepalive_timeout: config.grpc_keepalive_timeout,
             reuse_port: config.socket_reuse_port,
             traffic: Some(Traffic { received, sent }),
+            tls: transports.client.clone(),
         };
         let uncounted = listen::Options { traffic: None, ..options.clone() };
         let split = !config.listen_client_http_urls.is_empty();
@@ -273,11 +304,14 @@ impl Server {
             [(&config.listen_client_urls, client, &options), (&config.listen_client_http_urls, only_pages, &uncounted)];
         for (place, (urls, handler, options)) in lists.into_iter().enumerate() {
             for url in urls {
+                let tls = options.tls.clone().filter(|_| url.is_tls());
+                let options = &listen::Options { tls, ..options.clone() };
                 let listener = listen::bind(address(url)?, options)?;
                 let bound = listener.local_addr()?;
                 tracing::info!(%url, address = %bound, "listening");
                 if place == 0 {
-                    self.endpoints.push(format!("http://{bound}"));
+                    let scheme = if url.is_tls() { "https" } else { "http" };
+                    self.endpoints.push(format!("{scheme}://{bound}"));
                 }
                 let workers = self.workers.clone();
                 self.accept(listener, &workers, handler.clone(), options.clone());

@@ -138,12 +138,7 @@ fn what_may_not_be_ends_with_1() {
 #[test]
 fn what_this_release_does_not_do_is_refused_with_a_way_out() {
     for (args, parts) in [
-        (&["--cert-file=/c", "--key-file=/k"][..], ["--cert-file=/c is refused", "http:// URLs on a trusted network"]),
-        (&["--client-cert-auth"], ["--client-cert-auth=true is refused", "does not speak TLS"]),
-        (&["--peer-auto-tls"], ["--peer-auto-tls=true is refused", "end TLS in a proxy in front"]),
-        (&["--listen-peer-urls=https://127.0.0.1:1"], ["https://127.0.0.1:1", "does not speak TLS"]),
-        (&["--listen-metrics-urls=unixs:///s"], ["unixs:///s", "does not speak TLS"]),
-        (&["--auth-token=jwt,pub-key=/k"], ["has no user accounts", "leave the flag out"]),
+        (&["--auth-token=jwt,pub-key=/k"][..], ["has no user accounts", "leave the flag out"]),
         (&["--discovery-srv=example.com"], ["--discovery-srv=example.com is refused", "--initial-cluster"]),
     ] {
         let Error::Invalid(text) = refuse(args) else { panic!("{args:?}") };
@@ -151,6 +146,35 @@ fn what_this_release_does_not_do_is_refused_with_a_way_out() {
     }
     let switched_off = ["--client-cert-auth=false", "--auto-tls=false", "--cert-file=", "--auth-token=simple"];
     assert_eq!(read(&switched_off, &[]), (Config::default(), vec![]));
+}
+
+#[test]
+fn settings_that_only_look_protected_stop_the_start() {
+    for (args, part) in [
+        (&["--cert-file=/c"][..], "--cert-file=/c needs --key-file too"),
+        (&["--client-cert-auth"], "--client-cert-auth checks certificates and needs --trusted-ca-file"),
+        (&["--client-crl-file=/r"], "--client-crl-file checks certificates and needs --trusted-ca-file"),
+        (
+            &["--peer-client-cert-auth", "--peer-trusted-ca-file=/ca", "--peer-cert-file=/c", "--peer-key-file=/k"],
+            "--peer-client-cert-auth demands certificates, and no https:// URL in --listen-peer-urls can ask for them",
+        ),
+        (
+            &["--listen-peer-urls=https://127.0.0.1:1"],
+            "TLS key/cert (--peer-cert-file, --peer-key-file) must be provided for peer url https://127.0.0.1:1",
+        ),
+        (
+            &["--listen-metrics-urls=https://127.0.0.1:1"],
+            "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1",
+        ),
+        (&["--auto-tls", "--trusted-ca-file=/ca"], "--trusted-ca-file contradicts --auto-tls"),
+        (&["--auto-tls", "--self-signed-cert-validity=0"], "selfSignedCertValidity is invalid"),
+        (&["--tls-min-version=TLS1.1"], "--tls-min-version: unexpected TLS version \"TLS1.1\""),
+        (&["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"], "min version (TLS1.3) is greater than max version"),
+        (&["--cipher-suites=FOO"], "--cipher-suites: unexpected TLS cipher suite \"FOO\"; supported are TLS_AES_128"),
+    ] {
+        let Error::Invalid(text) = refuse(args) else { panic!("{args:?}") };
+        assert!(text.starts_with(part), "{args:?}: {text}");
+    }
 }
 
 #[test]
@@ -197,27 +221,37 @@ fn what_is_not_given_follows_the_name() {
     assert_eq!(config.initial_cluster["infra0"][0].to_string(), "http://10.0.0.1:2380");
 }
 
-/// As kubeadm starts etcd, but for certificates and names.
+/// As kubeadm starts etcd.
 #[test]
 fn kubeadms_flags_are_read() {
     let (config, warnings) = read(
         &[
-            "--advertise-client-urls=http://10.0.0.1:2379",
+            "--advertise-client-urls=https://10.0.0.1:2379",
+            "--cert-file=/etc/kubernetes/pki/etcd/server.crt",
+            "--client-cert-auth=true",
             "--data-dir=/var/lib/etcd",
             "--feature-gates=InitialCorruptCheck=true",
-            "--initial-advertise-peer-urls=http://10.0.0.1:2380",
-            "--initial-cluster=node=http://10.0.0.1:2380",
-            "--listen-client-urls=http://127.0.0.1:2379,http://10.0.0.1:2379",
+            "--initial-advertise-peer-urls=https://10.0.0.1:2380",
+            "--initial-cluster=node=https://10.0.0.1:2380",
+            "--key-file=/etc/kubernetes/pki/etcd/server.key",
+            "--listen-client-urls=https://127.0.0.1:2379,https://10.0.0.1:2379",
             "--listen-metrics-urls=http://127.0.0.1:2381",
-            "--listen-peer-urls=http://10.0.0.1:2380",
+            "--listen-peer-urls=https://10.0.0.1:2380",
             "--name=node",
+            "--peer-cert-file=/etc/kubernetes/pki/etcd/peer.crt",
+            "--peer-client-cert-auth=true",
+            "--peer-key-file=/etc/kubernetes/pki/etcd/peer.key",
+            "--peer-trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt",
             "--snapshot-count=10000",
+            "--trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt",
             "--watch-progress-notify-interval=5s",
         ],
         &[],
     );
     assert_eq!(config.listen_client_urls.len(), 2);
     assert_eq!(config.listen_metrics_urls[0].to_string(), "http://127.0.0.1:2381");
+    assert!(config.client_tls.client_cert_auth && config.peer_tls.client_cert_auth);
+    assert_eq!(config.peer_tls.trusted_ca_file, Some("/etc/kubernetes/pki/etcd/ca.crt".into()));
     assert_eq!(
         warnings,
         ["the feature gate InitialCorruptCheck=true has no effect: one member has nobody to compare with"]

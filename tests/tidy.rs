@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules, highest first. A module uses only modules below it.
-const ORDER: [&[&str]; 12] = [
+const ORDER: [&[&str]; 13] = [
     &["main"],
     &["server"],
     &["rpc", "http"],
@@ -15,6 +15,7 @@ const ORDER: [&[&str]; 12] = [
     &["state"],
     &["storage"],
     &["metrics"],
+    &["tls"],
     &["clock"],
     &["config"],
     &["proto"],

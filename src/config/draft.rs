@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::flag::{parse_urls, split_list};
 use super::number::{parse_duration, parse_int};
+use super::tls::{self, TlsVersion};
 use super::{
     AutoCompaction, ClusterState, Config, LogFormat, LogLevel, LogOutput, MetricsLevel, QUOTA_BYTES_DEFAULT, Url,
 };
@@ -24,6 +25,12 @@ pub struct Draft {
     pub compaction_mode: String,
     /// `--auto-compaction-retention`.
     pub compaction_retention: String,
+    /// `--cipher-suites`.
+    pub cipher_suites: Vec<String>,
+    /// `--tls-min-version`; empty is the default.
+    pub tls_min_version: String,
+    /// `--tls-max-version`; empty is no limit.
+    pub tls_max_version: String,
     /// Flags that were given, in whatever way.
     given: BTreeSet<&'static str>,
     warnings: Vec<String>,
@@ -36,6 +43,9 @@ impl Default for Draft {
             config: Config::default(),
             compaction_mode: "periodic".into(),
             compaction_retention: "0".into(),
+            cipher_suites: Vec::new(),
+            tls_min_version: String::new(),
+            tls_max_version: String::new(),
             given: BTreeSet::new(),
             warnings: Vec::new(),
             refusals: Vec::new(),
@@ -197,6 +207,7 @@ impl Draft {
             self.warn("--enable-grpc-gateway has no effect: this release does not serve the API as JSON yet".into());
         }
         self.check_urls()?;
+        self.check_tls()?;
         self.check_cluster()?;
         self.check_timing()?;
         self.config.auto_compaction = parse_retention(&self.compaction_mode, &self.compaction_retention)?;
@@ -221,7 +232,7 @@ impl Draft {
         }
     }
 
-    fn check_urls(&mut self) -> Result<(), String> {
+    fn check_urls(&self) -> Result<(), String> {
         if self.is_given("listen-client-urls") && !self.is_given("advertise-client-urls") {
             return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".into());
         }
@@ -244,20 +255,22 @@ impl Draft {
                 return Err(format!("unexpected empty host ({url})"));
             }
         }
-        let of_members = config.initial_cluster.values().map(|urls| ("initial-cluster", urls));
-        let refusals: Vec<_> = listen
-            .into_iter()
-            .chain(advertised)
-            .chain(of_members)
-            .flat_map(|(flag, urls)| urls.iter().filter(|url| url.is_tls()).map(move |url| (flag, url)))
-            .map(|(flag, url)| {
-                format!(
-                    "--{flag} has {url}: this release does not speak TLS; use http:// (or unix://) on a trusted \
-                     network, or end TLS in a proxy in front"
-                )
-            })
-            .collect();
-        self.refusals.extend(refusals);
+        Ok(())
+    }
+
+    fn check_tls(&mut self) -> Result<(), String> {
+        if !self.tls_min_version.is_empty() {
+            self.config.tls_min_version =
+                TlsVersion::parse(&self.tls_min_version).map_err(|error| format!("--tls-min-version: {error}"))?;
+        }
+        if !self.tls_max_version.is_empty() {
+            let version = TlsVersion::parse(&self.tls_max_version);
+            self.config.tls_max_version = Some(version.map_err(|error| format!("--tls-max-version: {error}"))?);
+        }
+        self.config.cipher_suites = tls::parse_suites(&self.cipher_suites)?;
+        for warning in tls::check(&self.config)? {
+            self.warn(warning);
+        }
         Ok(())
     }
 

@@ -13,7 +13,7 @@ const TLS_BLOCKS: [(&str, &str); 2] = [("client-transport-security", ""), ("peer
 
 /// Keys of the TLS blocks whose flag is called otherwise: (block, key, flag).
 const TLS_NAMES: [(&str, &str, &str); 4] = [
-    ("client-transport-security", "allowed-cn", "client-cert-allowed-hostname"),
+    ("client-transport-security", "allowed-cn", "client-cert-allowed-cn"),
     ("client-transport-security", "allowed-hostname", "client-cert-allowed-hostname"),
     ("peer-transport-security", "allowed-cn", "peer-cert-allowed-cn"),
     ("peer-transport-security", "allowed-hostname", "peer-cert-allowed-hostname"),
@@ -58,7 +58,8 @@ fn read_mapping(value: Value) -> Result<Vec<(String, Value)>, String> {
 
 fn tls_flag(block: &str, prefix: &str, key: &str) -> Option<&'static Flag> {
     let renamed = TLS_NAMES.iter().find(|(of, name, _)| *of == block && *name == key).map(|(_, _, flag)| *flag);
-    renamed.map_or_else(|| flags::find(&format!("{prefix}{key}")), flags::find)
+    let name = renamed.map_or_else(|| format!("{prefix}{key}"), str::to_owned);
+    flags::find(&name).or_else(|| flags::FILE_ONLY.iter().find(|flag| flag.name == name))
 }
 
 fn set(draft: &mut Draft, flag: Option<&'static Flag>, key: &str, value: &Value) -> Result<(), String> {
@@ -143,10 +144,28 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_warns_and_a_certificate_is_refused() {
+    fn the_tls_blocks_have_keys_without_flags() {
+        let draft = parse(
+            "client-transport-security: {cert-file: /c, key-file: /k, trusted-ca-file: /ca, allowed-cn: [a, b]}\n\
+             peer-transport-security: {auto-tls: true, skip-client-san-verification: true}\n\
+             cipher-suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\ntls-max-version: TLS1.2\n\
+             listen-client-urls: https://127.0.0.1:1\nadvertise-client-urls: https://127.0.0.1:1\n\
+             listen-peer-urls: https://127.0.0.1:2\n",
+        )
+        .unwrap();
+        let (config, warnings) = draft.finish().unwrap();
+        assert_eq!(warnings, Vec::<String>::new());
+        assert_eq!((config.client_tls.cert_file, config.client_tls.allowed_cns.len()), (Some("/c".into()), 2));
+        assert!(config.peer_tls.auto_tls && config.peer_tls.skip_client_san_verification);
+        assert_eq!(config.cipher_suites, ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]);
+        assert_eq!(config.tls_max_version, Some(super::super::TlsVersion::Tls12));
+    }
+
+    #[test]
+    fn an_unknown_key_warns_and_half_a_pair_is_refused() {
         let (_, warnings) = parse("enable-v3: true").unwrap().finish().unwrap();
         assert_eq!(warnings, ["unrecognized key enable-v3 in the configuration file"]);
         let refusal = parse("peer-transport-security: {cert-file: /c}").unwrap().finish().unwrap_err();
-        assert!(refusal.starts_with("--peer-cert-file=/c is refused: this release does not speak TLS"), "{refusal}");
+        assert!(refusal.starts_with("--peer-cert-file=/c needs --peer-key-file too"), "{refusal}");
     }
 }

@@ -1,5 +1,6 @@
 //! What one flag is: its name, how its text is read, where the value goes, and how far this server honours it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::draft::Draft;
@@ -28,6 +29,8 @@ pub enum Kind {
     Usize(fn(&mut Draft) -> &mut usize),
     Duration(fn(&mut Draft) -> &mut Duration),
     Text(fn(&mut Draft) -> &mut String),
+    /// A file; empty is none.
+    Path(fn(&mut Draft) -> &mut Option<PathBuf>),
     /// Comma-separated.
     List(fn(&mut Draft) -> &mut Vec<String>),
     /// At least one URL, sorted, each once.
@@ -109,6 +112,7 @@ impl Flag {
             }
             Kind::Duration(field) => *field(draft) = parse_duration(text)?,
             Kind::Text(field) => *field(draft) = text.to_owned(),
+            Kind::Path(field) => *field(draft) = (!text.is_empty()).then(|| text.into()),
             Kind::List(field) => *field(draft) = split_list(text),
             Kind::Urls(field) => {
                 let urls = parse_urls(text)?;

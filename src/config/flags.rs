@@ -18,8 +18,7 @@ const SEVERAL_MEMBERS: &str = "it is about several members, and this release run
 const NO_PAUSES: &str = "compaction goes in slices too short to be felt, behind the writes";
 const NO_DISCOVERY: &str = "this release does not look members up";
 const LEAVE_OUT_DISCOVERY: &str = "leave the flag out and name the members with --initial-cluster";
-const NO_TLS: &str = "this release does not speak TLS, and a listener that looks protected must be";
-const USE_PROXY: &str = "use http:// URLs on a trusted network, or end TLS in a proxy in front";
+const NO_SELF_CALLS: &str = "the member never calls its own port";
 const NO_AUTH: &str = "this release has no user accounts";
 const NO_BBOLT: &str = "the store is not bbolt";
 const NO_TRACING: &str = "this release sends no traces";
@@ -259,46 +258,110 @@ const CLUSTERING: &[Flag] = &[
 ];
 
 const SECURITY: &[Flag] = &[
-    Flag::new("cert-file", "", Kind::Unused(Syntax::Text), "Certificate for clients.").refused(NO_TLS, USE_PROXY),
-    Flag::new("key-file", "", Kind::Unused(Syntax::Text), "Its key.").refused(NO_TLS, USE_PROXY),
-    Flag::new("client-cert-auth", "false", Kind::Unused(Syntax::Bool), "Demand a certificate of clients.")
-        .refused(NO_TLS, USE_PROXY),
+    Flag::new(
+        "cert-file",
+        "",
+        Kind::Path(|d| &mut d.config.client_tls.cert_file),
+        "Certificate of https:// URLs for clients, PEM, with its intermediate ones behind it. Read anew for every \
+         connection, as all files here.",
+    ),
+    Flag::new("key-file", "", Kind::Path(|d| &mut d.config.client_tls.key_file), "Its key, PEM, not encrypted."),
+    Flag::new(
+        "client-cert-auth",
+        "false",
+        Kind::Bool(|d| &mut d.config.client_tls.client_cert_auth),
+        "Demand a certificate of clients; needs --trusted-ca-file.",
+    ),
     Flag::new("client-cert-file", "", Kind::Unused(Syntax::Text), "Certificate for calls to itself.")
-        .refused(NO_TLS, USE_PROXY),
-    Flag::new("client-key-file", "", Kind::Unused(Syntax::Text), "Its key.").refused(NO_TLS, USE_PROXY),
-    Flag::new("client-crl-file", "", Kind::Unused(Syntax::Text), "Revoked client certificates.")
-        .refused(NO_TLS, USE_PROXY),
+        .without(NO_SELF_CALLS),
+    Flag::new("client-key-file", "", Kind::Unused(Syntax::Text), "Its key.").without(NO_SELF_CALLS),
+    Flag::new(
+        "client-crl-file",
+        "",
+        Kind::Path(|d| &mut d.config.client_tls.crl_file),
+        "Revoked certificates, DER or PEM: whoever has one of these serial numbers in its chain is refused.",
+    ),
     Flag::new(
         "client-cert-allowed-hostname",
         "",
-        Kind::Unused(Syntax::Text),
-        "Host names that a client certificate may carry.",
-    )
-    .refused(NO_TLS, USE_PROXY),
-    Flag::new("trusted-ca-file", "", Kind::Unused(Syntax::Text), "CA of the clients' certificates.")
-        .refused(NO_TLS, USE_PROXY),
-    Flag::new("auto-tls", "false", Kind::Unused(Syntax::Bool), "Make a certificate for clients.")
-        .refused(NO_TLS, USE_PROXY),
-    Flag::new("peer-cert-file", "", Kind::Unused(Syntax::Text), "Certificate for peers.").refused(NO_TLS, USE_PROXY),
-    Flag::new("peer-key-file", "", Kind::Unused(Syntax::Text), "Its key.").refused(NO_TLS, USE_PROXY),
-    Flag::new("peer-client-cert-auth", "false", Kind::Unused(Syntax::Bool), "Demand a certificate of peers.")
-        .refused(NO_TLS, USE_PROXY),
-    Flag::new("peer-client-cert-file", "", Kind::Unused(Syntax::Text), "Certificate shown to peers.")
-        .refused(NO_TLS, USE_PROXY),
-    Flag::new("peer-client-key-file", "", Kind::Unused(Syntax::Text), "Its key.").refused(NO_TLS, USE_PROXY),
-    Flag::new("peer-trusted-ca-file", "", Kind::Unused(Syntax::Text), "CA of the peers' certificates.")
-        .refused(NO_TLS, USE_PROXY),
-    Flag::new("peer-cert-allowed-cn", "", Kind::Unused(Syntax::Text), "Common names that a peer may have.")
-        .refused(NO_TLS, USE_PROXY),
-    Flag::new("peer-cert-allowed-hostname", "", Kind::Unused(Syntax::Text), "Host names that a peer may have.")
-        .refused(NO_TLS, USE_PROXY),
-    Flag::new("peer-auto-tls", "false", Kind::Unused(Syntax::Bool), "Make a certificate for peers.")
-        .refused(NO_TLS, USE_PROXY),
-    Flag::new("self-signed-cert-validity", "1", Kind::Unused(Syntax::Int), "Years that a made certificate lasts.")
-        .without("no certificate is made"),
-    Flag::new("peer-crl-file", "", Kind::Unused(Syntax::Text), "Revoked peer certificates.").refused(NO_TLS, USE_PROXY),
-    Flag::new("cipher-suites", "", Kind::Unused(Syntax::Text), "TLS cipher suites that may be used.")
-        .refused(NO_TLS, USE_PROXY),
+        Kind::List(|d| &mut d.config.client_tls.allowed_hostnames),
+        "Host names of which a client's certificate must carry one, comma-separated.",
+    ),
+    Flag::new(
+        "trusted-ca-file",
+        "",
+        Kind::Path(|d| &mut d.config.client_tls.trusted_ca_file),
+        "CAs of the clients' certificates, PEM. Given, clients must show one.",
+    ),
+    Flag::new(
+        "auto-tls",
+        "false",
+        Kind::Bool(|d| &mut d.config.client_tls.auto_tls),
+        "Make a certificate for clients if none is given. It encrypts, and proves nothing.",
+    ),
+    Flag::new(
+        "peer-cert-file",
+        "",
+        Kind::Path(|d| &mut d.config.peer_tls.cert_file),
+        "Certificate of https:// URLs for peers; also shown to them when --peer-client-cert-file is not given.",
+    ),
+    Flag::new("peer-key-file", "", Kind::Path(|d| &mut d.config.peer_tls.key_file), "Its key."),
+    Flag::new(
+        "peer-client-cert-auth",
+        "false",
+        Kind::Bool(|d| &mut d.config.peer_tls.client_cert_auth),
+        "Demand a certificate of peers; needs --peer-trusted-ca-file.",
+    ),
+    Flag::new(
+        "peer-client-cert-file",
+        "",
+        Kind::Path(|d| &mut d.config.peer_tls.client_cert_file),
+        "Certificate shown to the peers that this member connects to.",
+    ),
+    Flag::new("peer-client-key-file", "", Kind::Path(|d| &mut d.config.peer_tls.client_key_file), "Its key."),
+    Flag::new(
+        "peer-trusted-ca-file",
+        "",
+        Kind::Path(|d| &mut d.config.peer_tls.trusted_ca_file),
+        "CAs of the peers' certificates, PEM. Given, peers must show one.",
+    ),
+    Flag::new(
+        "peer-cert-allowed-cn",
+        "",
+        Kind::List(|d| &mut d.config.peer_tls.allowed_cns),
+        "Common names of which a peer's certificate must have one, comma-separated.",
+    ),
+    Flag::new(
+        "peer-cert-allowed-hostname",
+        "",
+        Kind::List(|d| &mut d.config.peer_tls.allowed_hostnames),
+        "Host names of which a peer's certificate must carry one, comma-separated.",
+    ),
+    Flag::new(
+        "peer-auto-tls",
+        "false",
+        Kind::Bool(|d| &mut d.config.peer_tls.auto_tls),
+        "Make a certificate for peers if none is given, and believe theirs. It encrypts, and proves nothing.",
+    ),
+    Flag::new(
+        "self-signed-cert-validity",
+        "1",
+        Kind::U32(|d| &mut d.config.self_signed_cert_validity_years),
+        "Years that a made certificate lasts.",
+    ),
+    Flag::new(
+        "peer-crl-file",
+        "",
+        Kind::Path(|d| &mut d.config.peer_tls.crl_file),
+        "Revoked certificates, DER or PEM, of peers.",
+    ),
+    Flag::new(
+        "cipher-suites",
+        "",
+        Kind::List(|d| &mut d.cipher_suites),
+        "Cipher suites of TLS 1.2 that may be used, by IANA name, comma-separated; empty is all that there are. Those of \
+         TLS 1.3 are always on.",
+    ),
     Flag::new(
         "cors",
         "*",
@@ -311,9 +374,13 @@ const SECURITY: &[Flag] = &[
         Kind::List(|d| &mut d.config.host_whitelist),
         "Host names that plain HTTP requests may name; empty or * is all.",
     ),
-    Flag::new("tls-min-version", "TLS1.2", Kind::Unused(Syntax::Text), "Oldest TLS version.")
-        .refused(NO_TLS, USE_PROXY),
-    Flag::new("tls-max-version", "", Kind::Unused(Syntax::Text), "Newest TLS version.").refused(NO_TLS, USE_PROXY),
+    Flag::new("tls-min-version", "TLS1.2", Kind::Text(|d| &mut d.tls_min_version), "Oldest TLS version."),
+    Flag::new(
+        "tls-max-version",
+        "",
+        Kind::Text(|d| &mut d.tls_max_version),
+        "Newest TLS version: TLS1.2, TLS1.3, or empty for no limit.",
+    ),
 ];
 
 const AUTH: &[Flag] = &[
@@ -336,7 +403,8 @@ const MONITORING: &[Flag] = &[
         "listen-metrics-urls",
         "",
         Kind::UrlsOrNone(|d| &mut d.config.listen_metrics_urls),
-        "Where /metrics, /health, /livez and /readyz are served besides the clients' port.",
+        "Where /metrics, /health, /livez and /readyz are served besides the clients' port. https:// URLs are as the \
+         clients'; http:// ones ask for no certificate.",
     ),
 ];
 
@@ -413,10 +481,9 @@ const FEATURES: &[Flag] = &[
     Flag::new(
         "peer-skip-client-san-verification",
         "false",
-        Kind::Unused(Syntax::Bool),
-        "Believe a peer's certificate whatever names it carries.",
-    )
-    .without(NO_PEERS),
+        Kind::Bool(|d| &mut d.config.peer_tls.skip_client_san_verification),
+        "Let a peer in from an address that its certificate does not name.",
+    ),
     Flag::new(
         "watch-progress-notify-interval",
         "10m",
@@ -475,6 +542,13 @@ const OWN: &[Flag] = &[Flag::new(
     Kind::Usize(|d| &mut d.config.io_threads),
     "Threads that serve connections; 0 is one for each two cores.",
 )];
+
+/// Keys of the file's TLS blocks that are no flags, in etcd neither.
+pub static FILE_ONLY: &[Flag] = &[
+    Flag::new("client-cert-allowed-cn", "", Kind::List(|d| &mut d.config.client_tls.allowed_cns), ""),
+    Flag::new("skip-client-san-verification", "false", Kind::Unused(Syntax::Bool), "")
+        .without("a client may connect from anywhere, in etcd too"),
+];
 
 /// Flags of older releases: accepted, and no part of `--help`.
 static OLD: &[Flag] = &[

@@ -10,6 +10,7 @@ use http::{StatusCode, request::Parts};
 
 use super::page::{self, Page};
 use crate::config::Config;
+use crate::tls::Encrypted;
 
 const METHODS: HeaderValue = HeaderValue::from_static("POST, GET, OPTIONS, PUT, DELETE");
 const HEADERS: HeaderValue = HeaderValue::from_static("accept, content-type, authorization");
@@ -30,8 +31,11 @@ impl Access {
     }
 
     /// The refusal of a request for a host name that is not ours: a page of another site may have bent a name to our
-    /// address.
+    /// address. Over TLS the name was in the certificate, and is not looked at again.
     pub fn refusal(&self, request: &Parts) -> Option<Page> {
+        if request.extensions.get::<Encrypted>().is_some() {
+            return None;
+        }
         let hosts = self.hosts.as_ref()?;
         let header = || request.headers.get(HOST).and_then(|host| host.to_str().ok());
         let authority = request.uri.authority().map(http::uri::Authority::as_str);

@@ -3,7 +3,8 @@
 //! h2 writes each DATA frame of 256 bytes or more by itself, and a system call costs more than the frame: with many
 //! streams on a connection, gathering halves what an event costs. Bytes are never stranded, because [`Gathered::drain`]
 //! is called after every turn of the connection, whatever the turn did, and a turn is taken again when the socket can
-//! take more; closing writes everything out first.
+//! take more; closing writes everything out first. Over TLS what was gathered is encrypted at once, too, and draining
+//! lasts until the kernel has taken what came out of that.
 
 use std::io;
 use std::pin::Pin;
@@ -16,28 +17,32 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// Bytes that may be gathered; a turn that writes more writes them out in between.
 const GATHERED_BYTES_MAX: usize = 64 << 10;
 /// A larger buffer is given back after a turn that did not need it, so that an idle connection costs little.
 const KEPT_BYTES_MAX: usize = 16 << 10;
 
-/// The socket as HTTP sees it. Clones are the same socket.
-#[derive(Clone)]
-pub struct Gathered(Arc<Mutex<Inner>>);
+/// The socket as HTTP sees it, plain or encrypted. Clones are the same socket.
+pub struct Gathered<S>(Arc<Mutex<Inner<S>>>);
+
+impl<S> Clone for Gathered<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
 
 // The lock is never waited for: a connection and all that it does are one task.
-struct Inner {
-    socket: TokioIo<Counted>,
+struct Inner<S> {
+    socket: TokioIo<Counted<S>>,
     waiting: BytesMut,
     /// Bytes gathered since everything was written out.
     turn_bytes: usize,
 }
 
-impl Gathered {
-    /// Over a connected socket; what passes is counted in `traffic`.
-    pub fn new(socket: TcpStream, traffic: Option<Traffic>) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
+    /// Over a connected socket; what passes is counted in `traffic`, before it is encrypted.
+    pub fn new(socket: S, traffic: Option<Traffic>) -> Self {
         let socket = TokioIo::new(Counted { socket, traffic });
         Self(Arc::new(Mutex::new(Inner { socket, waiting: BytesMut::new(), turn_bytes: 0 })))
     }
@@ -58,12 +63,12 @@ pub struct Traffic {
 }
 
 /// A socket whose bytes are counted.
-struct Counted {
-    socket: TcpStream,
+struct Counted<S> {
+    socket: S,
     traffic: Option<Traffic>,
 }
 
-impl AsyncRead for Counted {
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
@@ -74,7 +79,7 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.socket).poll_write(cx, bytes))?;
         if let Some(traffic) = &self.traffic {
@@ -92,7 +97,7 @@ impl AsyncWrite for Counted {
     }
 }
 
-impl Inner {
+impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.waiting.is_empty() {
             match ready!(Pin::new(&mut self.socket).poll_write(cx, &self.waiting))? {
@@ -105,17 +110,18 @@ impl Inner {
             self.waiting = BytesMut::new();
         }
         self.turn_bytes = 0;
-        Poll::Ready(Ok(()))
+        // TLS keeps what the kernel did not take; for a plain socket there is nothing to do.
+        Pin::new(&mut self.socket).poll_flush(cx)
     }
 }
 
-impl Read for Gathered {
+impl<S: AsyncRead + Unpin> Read for Gathered<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0.lock().socket).poll_read(cx, buf)
     }
 }
 
-impl Write for Gathered {
+impl<S: AsyncRead + AsyncWrite + Unpin> Write for Gathered<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
     }
@@ -164,18 +170,18 @@ mod tests {
     use std::future::poll_fn;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
-    async fn pair() -> (Gathered, TcpStream) {
+    async fn pair() -> (Gathered<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         (Gathered::new(server, None), client)
     }
 
-    async fn write(socket: &mut Gathered, bytes: &[u8]) -> usize {
+    async fn write(socket: &mut Gathered<TcpStream>, bytes: &[u8]) -> usize {
         poll_fn(|cx| Pin::new(&mut *socket).poll_write(cx, bytes)).await.unwrap()
     }
 

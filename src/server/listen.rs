@@ -1,5 +1,5 @@
 //! Listening sockets and the connections on them: HTTP/2 for gRPC and HTTP/1.1 for pages, told apart by their first
-//! bytes, on one port.
+//! bytes, on one port, in clear or over TLS.
 
 use std::convert::Infallible;
 use std::io;
@@ -14,12 +14,14 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch as channel;
 use tonic::body::Body;
 
 use super::gather::{Gathered, Traffic};
 use super::workers::Workers;
+use crate::tls::{self, ClientIdentity, Encrypted};
 
 /// Connections waiting to be accepted, as Go's default.
 const BACKLOG: i32 = 4096;
@@ -41,7 +43,7 @@ pub trait Handler: Clone + Send + Sync + 'static {
 }
 
 /// How connections are served.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// `--max-concurrent-streams`.
     pub max_concurrent_streams: u32,
@@ -53,6 +55,8 @@ pub struct Options {
     pub reuse_port: bool,
     /// Counts the bytes of the connections.
     pub traffic: Option<Traffic>,
+    /// Speaks TLS with whoever connects; `None` is in clear.
+    pub tls: Option<Arc<tls::Acceptor>>,
 }
 
 /// Binds a listener.
@@ -101,7 +105,7 @@ pub async fn accept<H: Handler>(
                 workers.next().spawn(async move {
                     let _open = open;
                     match TcpStream::from_std(stream) {
-                        Ok(stream) => serve(stream, handler, &options, draining).await,
+                        Ok(stream) => connected(stream, handler, &options, draining).await,
                         Err(error) => tracing::warn!(%error, "connection could not be taken over"),
                     }
                 });
@@ -114,10 +118,42 @@ pub async fn accept<H: Handler>(
     }
 }
 
-async fn serve<H: Handler>(stream: TcpStream, handler: H, options: &Options, mut draining: channel::Receiver<bool>) {
+async fn connected<H: Handler>(
+    stream: TcpStream,
+    handler: H,
+    options: &Options,
+    mut draining: channel::Receiver<bool>,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
+    let Some(acceptor) = &options.tls else { return serve(stream, None, handler, options, draining).await };
+    let address = stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |address| address.to_string());
+    let accepted = tokio::select! {
+        accepted = acceptor.accept(stream) => accepted,
+        _ = draining.wait_for(|&draining| draining) => return,
+    };
+    match accepted {
+        Ok(stream) => {
+            let identity = ClientIdentity::of(&stream);
+            serve(stream, Some(identity), handler, options, draining).await;
+        }
+        Err(error) if error.is_hangup() => tracing::debug!(%error, remote_addr = address, "connection ended"),
+        Err(error) => tracing::warn!(%error, remote_addr = address, "rejected connection"),
+    }
+}
+
+/// Serves a connection; `encrypted` is given over TLS, with who is at the other end if that was asked.
+async fn serve<S, H>(
+    stream: S,
+    encrypted: Option<Option<ClientIdentity>>,
+    handler: H,
+    options: &Options,
+    mut draining: channel::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Handler,
+{
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http2()
@@ -132,7 +168,13 @@ async fn serve<H: Handler>(stream: TcpStream, handler: H, options: &Options, mut
         builder.http2().keep_alive_interval(options.keepalive_interval);
     }
     builder.http1().timer(TokioTimer::new());
-    let service = hyper::service::service_fn(move |request| {
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        if let Some(identity) = &encrypted {
+            request.extensions_mut().insert(Encrypted);
+            if let Some(identity) = identity {
+                request.extensions_mut().insert(identity.clone());
+            }
+        }
         let answer = handler.call(request);
         answer.map(Ok::<_, Infallible>)
     });
@@ -158,3 +200,6 @@ async fn serve<H: Handler>(stream: TcpStream, handler: H, options: &Options, mut
         tracing::debug!(%error, "connection ended");
     }
 }
+
+#[cfg(test)]
+mod tests;
