@@ -2,6 +2,7 @@
 //!
 //! [`Node`] is all that the layers above see: propose, read barrier, status. openraft stays inside this module.
 
+pub mod alone;
 pub mod apply;
 pub mod batch;
 pub mod checkpoint;

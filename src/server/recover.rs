@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use super::Error;
+use super::{Error, identify};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -56,7 +56,14 @@ pub struct Opened {
 /// [`Error`] naming the file and the way out.
 pub fn open(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Opened, Error> {
     match &config.data_dir {
-        Some(dir) => open_dir(config, dir, metrics, clock),
+        Some(dir) => {
+            let opened = open_dir(config, dir, metrics, clock)?;
+            if !config.force_new_cluster || !identify::make_alone(config, &opened)? {
+                return Ok(opened);
+            }
+            drop(opened);
+            open_dir(config, dir, metrics, clock)
+        }
         None => open_memory(config, metrics, clock),
     }
 }
