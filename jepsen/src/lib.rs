@@ -7,6 +7,7 @@ pub mod check;
 pub mod client;
 pub mod doctor;
 pub mod history;
+pub mod model;
 pub mod observe;
 pub mod plan;
 pub mod proto;
