@@ -1,7 +1,9 @@
 //! Checkers: pure functions from what clients were told and what a server shows to what is wrong.
 
 pub mod durability;
+pub mod finding;
 pub mod order;
+pub mod revisions;
 
 use serde::Serialize;
 
