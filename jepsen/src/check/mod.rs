@@ -1,9 +1,15 @@
 //! Checkers: pure functions from what clients were told and what a server shows to what is wrong.
 
+pub mod append;
 pub mod durability;
 pub mod finding;
+pub mod graph;
 pub mod order;
 pub mod revisions;
+pub mod search;
+pub mod set;
+pub mod totals;
+pub mod wr;
 
 use serde::Serialize;
 
