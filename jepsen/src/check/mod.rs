@@ -4,11 +4,17 @@ pub mod append;
 pub mod durability;
 pub mod finding;
 pub mod graph;
+pub mod judge;
+pub mod lease;
+pub mod lock;
+pub mod members;
 pub mod order;
+pub mod reflector;
 pub mod revisions;
 pub mod search;
 pub mod set;
 pub mod totals;
+pub mod watch;
 pub mod wr;
 
 use serde::Serialize;
