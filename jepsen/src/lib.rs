@@ -8,6 +8,7 @@ pub mod client;
 pub mod doctor;
 pub mod history;
 pub mod model;
+pub mod nemesis;
 pub mod observe;
 pub mod plan;
 pub mod proto;
