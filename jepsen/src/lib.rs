@@ -15,5 +15,6 @@ pub mod proto;
 pub mod report;
 pub mod rng;
 pub mod run;
+pub mod simulate;
 pub mod target;
 pub mod workload;

@@ -28,6 +28,8 @@ struct Life<'a> {
     /// Keep-alives without an answer: it may live longer than is known.
     maybe_longer: bool,
     revokes: Vec<&'a Op>,
+    /// The first moment by which it was surely over: its keys went, a revocation or an answer said so.
+    gone: Option<u64>,
 }
 
 impl Life<'_> {
@@ -40,6 +42,10 @@ impl Life<'_> {
     fn latest_end(&self) -> Option<u64> {
         let last = self.renewals.iter().map(|(_, end)| end + self.ttl as u64 * SECOND).max()?;
         (!self.maybe_longer).then_some(last)
+    }
+
+    fn is_gone_by(&mut self, moment: u64) {
+        self.gone = Some(self.gone.map_or(moment, |gone| gone.min(moment)));
     }
 
     fn revoked_before(&self, moment: u64) -> bool {
@@ -113,6 +119,9 @@ impl Run<'_> {
             let Some(id) = entry.events.first().map(|event| lease(&event.kv.key)).filter(|id| *id != 0) else {
                 continue;
             };
+            if let Some(life) = self.lives.get_mut(&id).filter(|_| !maybe) {
+                life.is_gone_by(entry.t);
+            }
             let Some(life) = self.lives.get(&id) else { continue };
             self.finding.checked += 1;
             let granted = life.granted.map(|op| op.id);
@@ -185,7 +194,14 @@ impl Run<'_> {
                 answers.entry(*id).or_default().push((op, reply));
             }
         }
-        for (id, life) in &self.lives {
+        for (id, life) in &mut self.lives {
+            let over: Vec<u64> = life.revokes.iter().filter(|op| op.reply().is_some()).map(|op| op.end).collect();
+            over.into_iter().for_each(|end| life.is_gone_by(end));
+            let told_gone = |(op, reply): &&(&Op, &Reply)| is_gone(op, reply);
+            let first = answers.get(id).into_iter().flatten().filter(told_gone).map(|(op, _)| op.end).min();
+            if let Some(end) = first.filter(|end| life.granted.is_some_and(|grant| grant.end < *end)) {
+                life.is_gone_by(end);
+            }
             for (op, reply) in answers.get(id).into_iter().flatten() {
                 self.finding.checked += 1;
                 if let Some((name, text)) = wrong_answer(life, op, reply) {
@@ -196,16 +212,18 @@ impl Run<'_> {
     }
 }
 
+fn is_gone(op: &Op, reply: &Reply) -> bool {
+    if matches!(op.request, Request::TimeToLive(_)) { reply.ttl < 0 } else { reply.ttl <= 0 }
+}
+
 fn wrong_answer(life: &Life, op: &Op, reply: &Reply) -> Option<(&'static str, String)> {
     let asks = matches!(op.request, Request::TimeToLive(_));
-    let gone = if asks { reply.ttl < 0 } else { reply.ttl <= 0 };
-    let revoked = life.revokes.iter().any(|revoke| revoke.reply().is_some() && revoke.end < op.start);
-    if gone {
+    if is_gone(op, reply) {
         let early = op.end < life.earliest_end() && op.start > life.granted?.end;
         return (early && !life.revoked_before(op.end)).then(|| ("early-end", "it is gone before its time".into()));
     }
-    if revoked {
-        return Some(("came-back", format!("it was revoked, and answers {} s", reply.ttl)));
+    if life.gone.is_some_and(|gone| gone < op.start) {
+        return Some(("came-back", format!("it was over, and answers {} s", reply.ttl)));
     }
     if !asks {
         return (reply.ttl != life.ttl)

@@ -9,6 +9,8 @@ pub mod lease;
 pub mod lock;
 pub mod members;
 pub mod order;
+#[cfg(test)]
+mod proof;
 pub mod reflector;
 pub mod revisions;
 pub mod search;
