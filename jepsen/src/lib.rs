@@ -6,6 +6,7 @@ pub mod chaosfs;
 pub mod check;
 pub mod client;
 pub mod doctor;
+pub mod export;
 pub mod history;
 pub mod model;
 pub mod nemesis;
