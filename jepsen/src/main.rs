@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jepsen::chaosfs::Directories;
 use jepsen::doctor;
+use jepsen::export;
 use jepsen::history::files::History;
 use jepsen::plan::Plan;
 use jepsen::report::{RunDir, Verdict};
@@ -63,10 +64,27 @@ enum Command {
         #[command(flatten)]
         run: RunArgs,
     },
-    /// Judges a stored run again with the checkers of today
+    /// Judges a stored run again with the checkers of today, and writes its page again
     Check {
         /// The run's directory
         dir: PathBuf,
+    },
+    /// Writes a stored run for other checkers
+    Export {
+        /// The run's directory
+        dir: PathBuf,
+        /// `history.edn`, for Elle and Knossos
+        #[arg(long)]
+        edn: bool,
+        /// `porcupine.jsonl`, for the program in jepsen/porcupine
+        #[arg(long)]
+        porcupine: bool,
+    },
+    /// Simulates histories and prints how fast each checker judges them
+    BenchCheckers {
+        /// Operations of the largest history
+        #[arg(long, default_value_t = 1_000_000)]
+        ops: usize,
     },
     /// What this machine can do, and what stands in where it cannot
     Doctor,
@@ -182,6 +200,20 @@ fn with_scheme(endpoint: &str) -> String {
     if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") }
 }
 
+fn export_run(dir: &std::path::Path, edn: bool, porcupine: bool) -> anyhow::Result<Verdict> {
+    anyhow::ensure!(edn || porcupine, "--edn, --porcupine, or both");
+    let (history, out) = (History::read(dir)?, RunDir::open(dir)?);
+    if edn {
+        std::fs::write(out.join("history.edn"), export::edn(&history)?)?;
+        println!("{}", out.join("history.edn").display());
+    }
+    if porcupine {
+        out.write_lines("porcupine.jsonl", &export::porcupine(0, &history.ops))?;
+        println!("{}", out.join("porcupine.jsonl").display());
+    }
+    Ok(Verdict::Valid)
+}
+
 fn check_again(dir: &std::path::Path) -> anyhow::Result<Verdict> {
     load::conclude(&History::read(dir)?, &RunDir::open(dir)?)
 }
@@ -282,6 +314,11 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
         }
         Command::Run { run } => run_workloads(run).await,
         Command::Check { dir } => check_again(&dir),
+        Command::Export { dir, edn, porcupine } => export_run(&dir, edn, porcupine),
+        Command::BenchCheckers { ops } => {
+            jepsen::check::bench::run(ops);
+            Ok(Verdict::Valid)
+        }
         Command::Doctor => Ok(doctor::run()),
     }
 }

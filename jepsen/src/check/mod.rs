@@ -1,6 +1,7 @@
 //! Checkers: pure functions from what clients were told and what a server shows to what is wrong.
 
 pub mod append;
+pub mod bench;
 pub mod durability;
 pub mod finding;
 pub mod graph;

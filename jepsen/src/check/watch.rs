@@ -4,6 +4,9 @@
 //! ranges respected, previous key-values right, nothing before its start, progress that is true and never taken back,
 //! and cancelled, not skipped, when what it needs is compacted.
 
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use super::finding::Finding;
 use crate::history::op::{Op, Request};
 use crate::history::stream::{Ended, Entry, Event, Log, Message, Stream, show};
@@ -14,9 +17,14 @@ pub fn check(streams: &[Stream], ops: &[Op], log: &Log) -> Finding {
     let mut finding = Finding::new("watch");
     let mut store = Store::new(log.base);
     log.entries.values().for_each(|entry| store.commit(entry.rev, &entry.events));
+    // A reader that resumes often has many streams with the same expectations.
+    let mut cached: HashMap<(&str, Option<&str>, bool, bool), Rc<Vec<&Entry>>> = HashMap::new();
     for stream in streams {
-        let wanted = |entry: &&Entry| entry.events.iter().any(|event| stream.watch.wants(event));
-        let expected: Vec<&Entry> = log.entries.values().filter(wanted).collect();
+        let watch = &stream.watch;
+        let wanted = |entry: &&Entry| entry.events.iter().any(|event| watch.wants(event));
+        let key = (watch.key.as_str(), watch.end.as_deref(), watch.no_put, watch.no_delete);
+        let expected = || Rc::new(log.entries.values().filter(wanted).collect());
+        let expected = cached.entry(key).or_insert_with(expected).clone();
         Run {
             stream,
             ops,
@@ -58,7 +66,7 @@ struct Run<'a> {
     log: &'a Log,
     store: &'a Store,
     /// Revisions with something for this stream.
-    expected: Vec<&'a Entry>,
+    expected: Rc<Vec<&'a Entry>>,
     /// The first of them that was not yet shown.
     cursor: usize,
     start: i64,
