@@ -1,6 +1,7 @@
 //! The directory of a run, its progress lines and its verdict.
 
 pub mod page;
+mod picture;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};

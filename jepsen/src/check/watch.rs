@@ -12,13 +12,16 @@ use crate::history::op::{Op, Request};
 use crate::history::stream::{Ended, Entry, Event, Log, Message, Stream, show};
 use crate::model::Store;
 
+/// What decides which events a watch wants: key, end, no puts, no deletions.
+type Wishes<'a> = (&'a str, Option<&'a str>, bool, bool);
+
 /// Judges all streams.
 pub fn check(streams: &[Stream], ops: &[Op], log: &Log) -> Finding {
     let mut finding = Finding::new("watch");
     let mut store = Store::new(log.base);
     log.entries.values().for_each(|entry| store.commit(entry.rev, &entry.events));
     // A reader that resumes often has many streams with the same expectations.
-    let mut cached: HashMap<(&str, Option<&str>, bool, bool), Rc<Vec<&Entry>>> = HashMap::new();
+    let mut cached: HashMap<Wishes, Rc<Vec<&Entry>>> = HashMap::new();
     for stream in streams {
         let watch = &stream.watch;
         let wanted = |entry: &&Entry| entry.events.iter().any(|event| watch.wants(event));

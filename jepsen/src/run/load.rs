@@ -212,14 +212,10 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
     }
 
     tokio::time::sleep(options.time).await;
-    let told = stop_nemeses.send(true).is_ok();
+    stop_nemeses.send_replace(true);
     while let Some(done) = nemeses.join_next().await {
         done.context("a nemesis panicked")?;
     }
-    anyhow::ensure!(
-        told || !stop_nemeses.is_closed() || windows.faults().is_empty(),
-        "nobody heard the end of the faults"
-    );
     shared.stop.store(true, Ordering::Relaxed);
     let mut ops = Vec::new();
     while let Some(done) = drivers.join_next().await {

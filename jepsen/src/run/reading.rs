@@ -83,7 +83,7 @@ pub async fn collect(client: Client, node: u32, shared: Shared) -> (Vec<Entry>, 
 pub async fn read(client: Client, node: u32, number: u32, reader: Reader, shared: Shared) -> Vec<Stream> {
     let mut streams: Vec<Stream> = Vec::new();
     let mut next: Option<(i64, Option<u64>)> = None;
-    while !(shared.stopped() && !streams.is_empty()) {
+    while !shared.stopped() || streams.is_empty() {
         let mut listing = None;
         let (start_revision, resumes) = match (next.take(), reader.from) {
             (Some(next), _) => next,

@@ -52,7 +52,7 @@ impl Script for Kubernetes {
             return Step::Send(Request::Range(list(key, revision)));
         }
         let target = self.head - KEPT;
-        if self.process == 0 && self.sent % COMPACT_EVERY == 0 && target > self.compacted.max(1) {
+        if self.process == 0 && self.sent.is_multiple_of(COMPACT_EVERY) && target > self.compacted.max(1) {
             self.compacted = target;
             return Step::Send(Request::Compact(target));
         }

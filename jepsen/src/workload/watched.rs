@@ -61,7 +61,7 @@ impl Script for Watched {
     fn next(&mut self, id: u64, _: u64) -> Step {
         self.sent += 1;
         let target = self.head - KEPT;
-        if self.process == 0 && self.sent % COMPACT_EVERY == 0 && target > self.compacted.max(1) {
+        if self.process == 0 && self.sent.is_multiple_of(COMPACT_EVERY) && target > self.compacted.max(1) {
             self.compacted = target;
             return Step::Send(Request::Compact(target));
         }
