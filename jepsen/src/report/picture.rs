@@ -207,7 +207,7 @@ pub fn cycle(anomaly: &Anomaly) -> String {
         (middle_x + radius * angle.cos(), middle_y + radius * angle.sin())
     };
     let mut inside = String::from(
-        "<defs><marker id=\"arrow\" viewBox=\"0 0 10 10\" refX=\"30\" refY=\"5\" markerWidth=\"7\" markerHeight=\"7\" orient=\"auto\">\
+        "<defs><marker id=\"arrow\" viewBox=\"0 0 10 10\" refX=\"24\" refY=\"5\" markerWidth=\"7\" markerHeight=\"7\" orient=\"auto\">\
          <path d=\"M0 0L10 5L0 10z\" fill=\"#57606a\"/></marker></defs>",
     );
     for (number, link) in anomaly.cycle.iter().enumerate() {
