@@ -371,9 +371,8 @@ impl Node {
         let interval = Duration::from_millis(self.options.heartbeat_interval_ms);
         loop {
             let wait = if self.note_leadership() { interval } else { POLL_INTERVAL };
-            match tokio::time::timeout(wait, metrics.changed()).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = tokio::time::timeout(wait, metrics.changed()).await {
+                return;
             }
         }
     }
