@@ -329,15 +329,15 @@ impl Node {
             // It joins: the leader will find it.
             return;
         }
-        for (&id, info) in members.iter().filter(|(id, _)| **id != me) {
-            self.peers.peer(id, info);
-        }
+        // Held, for no membership has them yet.
+        let others: Vec<_> =
+            members.iter().filter(|(id, _)| **id != me).map(|(&id, info)| self.peers.peer(id, info)).collect();
         let is_first = members.keys().next() == Some(&me);
         let patience = self.leader_deadline() * BEGIN_ELECTIONS;
         let waited = tokio::time::timeout(patience, async {
             loop {
                 let begun = !is_first && self.leadership().leader.is_some();
-                if begun || is_first && self.reached().await > members.len() / 2 {
+                if begun || is_first && reached(&others).await > members.len() / 2 {
                     return;
                 }
                 tokio::time::sleep(POLL_INTERVAL).await;
@@ -354,17 +354,6 @@ impl Node {
             }
             Err(error) => tracing::error!(%error, "raft ended at its start"),
         }
-    }
-
-    /// How many members of the new cluster are there, this one included.
-    async fn reached(&self) -> usize {
-        let mut there = 1;
-        for peer in self.peers.all() {
-            let request = crate::proto::peer::ConfirmRequest { envelope: peer.envelope() };
-            let call = peer.control(POLL_INTERVAL * 50, |mut client| async move { client.confirm(request).await });
-            there += usize::from(call.await.is_ok());
-        }
-        there
     }
 
     /// Keeps [`Node::leadership`] true.
@@ -694,6 +683,17 @@ impl Node {
             tracing::warn!(%error, "no snapshot could be started");
         }
     }
+}
+
+/// How many members of the new cluster are there, this one included.
+async fn reached(others: &[Arc<peers::Peer>]) -> usize {
+    let mut there = 1;
+    for peer in others {
+        let request = crate::proto::peer::ConfirmRequest { envelope: peer.envelope() };
+        let call = peer.control(POLL_INTERVAL * 50, |mut client| async move { client.confirm(request).await });
+        there += usize::from(call.await.is_ok());
+    }
+    there
 }
 
 /// etcd's members wait for one to two election timeouts before they stand for election. openraft's wait for a lease, its

@@ -169,14 +169,17 @@ impl Peers {
         self.peers.read().values().cloned().collect()
     }
 
-    /// Follows the membership: makes new members known, forgets those that are gone, takes over changed URLs. Must be
-    /// called on the runtime that is to drive the connections.
+    /// Follows the membership: makes new members known, forgets those that are gone and that nobody speaks to any more,
+    /// takes over changed URLs. Must be called on the runtime that is to drive the connections.
+    ///
+    /// Raft speaks to a new member before the membership that has it is applied. If it were forgotten until then, what
+    /// it answers to Raft would be noted where nobody looks.
     pub fn update(&self, membership: &Membership) {
         let me = self.identity.member_id;
         for (&id, info) in membership.nodes().filter(|(id, _)| **id != me) {
             self.peer(id, info);
         }
-        self.peers.write().retain(|id, _| membership.get_node(id).is_some());
+        self.peers.write().retain(|id, peer| membership.get_node(id).is_some() || Arc::strong_count(peer) > 1);
     }
 }
 
@@ -445,5 +448,22 @@ impl AsyncWrite for Counted {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_raft_speaks_to_already_is_not_forgotten() {
+        let peers = Peers::new(Arc::new(Identity::new(1, 7)), Arc::new(Tcp), None, Clock::system());
+        let spoken_to = peers.peer(2, &MemberInfo::default());
+        peers.update(&Membership::default());
+        spoken_to.answered();
+        assert!(peers.get(2).unwrap().silence().is_some());
+        drop(spoken_to);
+        peers.update(&Membership::default());
+        assert!(peers.get(2).is_none());
     }
 }
