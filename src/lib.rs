@@ -20,7 +20,9 @@
 //! # }
 //! ```
 //!
-//! The modules form a river: each uses only those below it (`server`, then [`rpc`] and [`http`], [`lessor`] and
+//! [`testing::Cluster`] starts several that do meet, and puts faults between them.
+//!
+//! The modules form a river: each uses only those below it ([`testing`], `server`, then [`rpc`] and [`http`], [`lessor`] and
 //! [`compactor`], [`raft`], [`watch`], [`state`], [`storage`], [`metrics`], [`tls`], [`clock`], [`config`], [`proto`]). The
 //! way of a Put: `rpc::kv` checks it, `raft::batch` joins it to a log entry, `storage::log` makes it durable, `raft::apply` gives
 //! it to [`state::Store`], whose events go to [`watch::Hub`]; then it is answered. ARCHITECTURE.md walks the rest.
@@ -39,6 +41,7 @@ pub mod rpc;
 mod server;
 pub mod state;
 pub mod storage;
+pub mod testing;
 pub mod tls;
 pub mod watch;
 

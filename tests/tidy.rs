@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules, highest first. A module uses only modules below it.
-const ORDER: [&[&str]; 13] = [
+const ORDER: [&[&str]; 14] = [
     &["main"],
+    &["testing"],
     &["server"],
     &["rpc", "http"],
     &["lessor", "compactor"],

@@ -362,6 +362,7 @@ impl Node {
         let interval = Duration::from_millis(self.options.heartbeat_interval_ms);
         loop {
             let wait = if self.note_leadership() { interval } else { POLL_INTERVAL };
+            // Raft has ended; a change and no change in time are both a reason to look again.
             if let Ok(Err(_)) = tokio::time::timeout(wait, metrics.changed()).await {
                 return;
             }
@@ -666,6 +667,14 @@ impl Node {
             task.abort();
         }
         self.checkpoint.close().await;
+    }
+
+    /// Starts a snapshot, due or not, behind which the log is purged; for tests.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub(crate) async fn snapshot_now(&self) -> Result<(), Error> {
+        self.raft.trigger().snapshot().await.map_err(|_| Error::Stopped)
     }
 
     async fn snapshot_if_due(&self, index_at_snapshot: &mut u64) {
