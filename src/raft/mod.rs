@@ -370,9 +370,9 @@ impl Node {
         let interval = Duration::from_millis(self.options.heartbeat_interval_ms);
         loop {
             let wait = if self.note_leadership() { interval } else { POLL_INTERVAL };
-            match tokio::time::timeout(wait, metrics.changed()).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            // News, or time to look again; an error is the end of Raft.
+            if let Ok(Err(_)) = tokio::time::timeout(wait, metrics.changed()).await {
+                return;
             }
         }
     }

@@ -236,7 +236,6 @@ impl Peer {
     }
 
     /// What every message begins with.
-    #[expect(clippy::unnecessary_wraps, reason = "the wire type's field is an option")]
     pub fn envelope(&self) -> Option<Envelope> {
         Some(Envelope { cluster_id: self.cluster_id, from: self.from, to: self.id, group: GROUP })
     }
