@@ -9,7 +9,7 @@ const ORDER: [&[&str]; 13] = [
     &["main"],
     &["server"],
     &["rpc", "http"],
-    &["lessor", "compactor"],
+    &["lessor", "compactor", "corrupt"],
     &["raft"],
     &["watch"],
     &["state"],
