@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::config::{Address, Config, Url};
+use crate::corrupt;
 use crate::metrics::Metrics;
 use crate::proto::etcdserverpb as pb;
 use crate::raft::peers::{self, Dial, Io, Links};
@@ -105,6 +106,9 @@ pub enum Error {
     /// Raft did not come up.
     #[error("raft: {0}")]
     Raft(#[from] raft::Error),
+    /// The member's data is not that of the others, or could not be compared.
+    #[error("corruption check: {0}")]
+    Corrupt(#[from] corrupt::Error),
     /// A certificate, key or CA cannot be used.
     #[error(transparent)]
     Tls(#[from] tls::Error),
@@ -216,6 +220,13 @@ impl Server {
         tokio::select! {
             ready = server.node.ready() => ready?,
             reason = server.node.failed() => return Err(raft::Error::Fatal(reason).into()),
+        }
+        if config.feature_gates.is_on("InitialCorruptCheck")
+            && let Err(error) = corrupt::before_serving(&server.node).await
+        {
+            // It may lead by now, which is for others to do, and whoever starts it again finds its files closed.
+            server.shutdown().await;
+            return Err(error.into());
         }
         server.listen(&config, &transports, &metrics)?;
         server.publish(&config).await?;

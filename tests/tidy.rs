@@ -10,7 +10,7 @@ const ORDER: [&[&str]; 14] = [
     &["testing"],
     &["server"],
     &["rpc", "http"],
-    &["lessor", "compactor"],
+    &["lessor", "compactor", "corrupt"],
     &["raft"],
     &["watch"],
     &["state"],
