@@ -1,6 +1,10 @@
 //! A thin etcd client: one endpoint, one connection, a deadline on every call, never a retry.
 //!
-//! A retry would turn an unknown outcome into a false one. Workloads use [`Client::perform`]; observers use the reads.
+//! A retry would turn an unknown outcome into a false one. The crash runs use
+//! [`Client::perform`], all other workloads [`Client::call`] and [`Client::watch`]; observers use the reads.
+
+mod call;
+mod watch;
 
 use std::time::Duration;
 
@@ -8,6 +12,7 @@ use bytes::Bytes;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+pub use self::watch::Watcher;
 use crate::history::{Action, Answer, Doom, Key, Kv, Outcome, Value};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::kv_client::KvClient;

@@ -1,4 +1,12 @@
 //! What clients did and what they were told. Plain data: workloads write it, checkers read it, runs store it as JSON.
+//!
+//! Here: the crash runs' operations, whose values name who wrote them. [`op`], [`stream`] and [`files`]: the format of
+//! all histories on disk, and what every other workload and checker works on; [`mixed`] brings the former into it.
+
+pub mod files;
+pub mod mixed;
+pub mod op;
+pub mod stream;
 
 use std::io::{self, Write};
 

@@ -7,11 +7,14 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jepsen::chaosfs::Directories;
 use jepsen::doctor;
+use jepsen::export;
+use jepsen::history::files::History;
 use jepsen::plan::Plan;
-use jepsen::report::Verdict;
+use jepsen::report::{RunDir, Verdict};
 use jepsen::run::faults::Situation;
-use jepsen::run::{crash, faults};
+use jepsen::run::{crash, faults, load};
 use jepsen::target::Template;
+use jepsen::workload::Kind;
 
 /// Faults, workloads and checkers for servers of etcd's v3 API.
 #[derive(Parser)]
@@ -56,8 +59,163 @@ enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// One workload against a healthy server or cluster, and a check of everything it showed
+    Run {
+        #[command(flatten)]
+        run: RunArgs,
+    },
+    /// Judges a stored run again with the checkers of today, and writes its page again
+    Check {
+        /// The run's directory
+        dir: PathBuf,
+    },
+    /// Writes a stored run for other checkers
+    Export {
+        /// The run's directory
+        dir: PathBuf,
+        /// `history.edn`, for Elle and Knossos
+        #[arg(long)]
+        edn: bool,
+        /// `porcupine.jsonl`, for the program in jepsen/porcupine
+        #[arg(long)]
+        porcupine: bool,
+    },
+    /// Simulates histories and prints how fast each checker judges them
+    BenchCheckers {
+        /// Operations of the largest history
+        #[arg(long, default_value_t = 1_000_000)]
+        ops: usize,
+    },
     /// What this machine can do, and what stands in where it cannot
     Doctor,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Which one, or `all`
+    #[arg(long, default_value = "all")]
+    workload: String,
+    /// How long clients work, such as 20s or 2m
+    #[arg(long, value_parser = duration, default_value = "20s")]
+    time: Duration,
+    /// Members that run already, such as 127.0.0.1:2379; their store must be empty
+    #[arg(long, value_delimiter = ',')]
+    endpoints: Vec<String>,
+    /// Start this: `kelson`, `etcd`, or the path of a binary with etcd's flags
+    #[arg(long, default_value = "kelson")]
+    target: String,
+    /// The binary to start instead of the target's usual one
+    #[arg(long)]
+    binary: Option<PathBuf>,
+    /// One more argument for the server; may be repeated
+    #[arg(long = "etcd-args", allow_hyphen_values = true)]
+    arguments: Vec<String>,
+    /// Fixes the requests
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Concurrent clients
+    #[arg(long, default_value_t = 10)]
+    clients: u32,
+    /// Requests per second, all clients together
+    #[arg(long, default_value_t = 500)]
+    rate: u64,
+    /// Watches, where the workload has some
+    #[arg(long, default_value_t = 50)]
+    readers: usize,
+    /// The run's directory instead of runs/…; with several workloads, one below it for each
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+fn workload(name: &str) -> Result<Kind, String> {
+    let names = || Kind::ALL.map(Kind::name).join(", ");
+    Kind::of(name).ok_or_else(|| format!("one of all, {}", names()))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u64 = number.parse().map_err(|_| "a number and s, m or h".to_owned())?;
+    match unit {
+        "" | "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(60 * number)),
+        "h" => Ok(Duration::from_secs(3600 * number)),
+        _ => Err("a number and s, m or h".into()),
+    }
+}
+
+/// Seconds until a started server must answer.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Each workload on a server of its own, or all on the endpoints, whose store must be empty: then only one.
+async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
+    let kinds = match args.workload.as_str() {
+        "all" => Kind::ALL.to_vec(),
+        name => vec![workload(name).map_err(anyhow::Error::msg)?],
+    };
+    anyhow::ensure!(args.endpoints.is_empty() || kinds.len() == 1, "endpoints take one workload");
+    let mut worst = Verdict::Valid;
+    for kind in &kinds {
+        let several = kinds.len() > 1;
+        let out = args.out.as_ref().map(|out| if several { out.join(kind.name()) } else { out.clone() });
+        let mut options = load::Options {
+            kind: *kind,
+            endpoints: args.endpoints.iter().map(|endpoint| with_scheme(endpoint)).collect(),
+            target: args.endpoints.join(","),
+            seed: args.seed,
+            time: args.time,
+            clients: args.clients,
+            rate: args.rate,
+            readers: args.readers,
+            nemeses: Vec::new(),
+            out,
+        };
+        let verdict = if args.endpoints.is_empty() {
+            let target = args.binary.as_ref().map_or(args.target.clone(), |binary| binary.display().to_string());
+            let template = Template::new(&target, args.arguments.clone())?;
+            let data = tempfile::Builder::new().prefix("jepsen-").tempdir()?;
+            let log = data.path().join("server.log");
+            let mut server = template.start(&data.path().join("data"), &log)?;
+            server.ready(START_LIMIT).await.map_err(|error| anyhow::anyhow!("{error}: {}", server.log_tail()))?;
+            options.endpoints = vec![template.url()];
+            options.target = template.binary.display().to_string();
+            let verdict = load::run(options).await;
+            if let Some(status) = server.ended()? {
+                println!("  the server ended by itself ({status}): {}", server.log_tail());
+                return Ok(Verdict::Invalid);
+            }
+            verdict?
+        } else {
+            load::run(options).await?
+        };
+        worst = match (worst, verdict) {
+            (Verdict::Invalid, _) | (_, Verdict::Invalid) => Verdict::Invalid,
+            (Verdict::Inconclusive, _) | (_, Verdict::Inconclusive) => Verdict::Inconclusive,
+            _ => Verdict::Valid,
+        };
+    }
+    Ok(worst)
+}
+
+fn with_scheme(endpoint: &str) -> String {
+    if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") }
+}
+
+fn export_run(dir: &std::path::Path, edn: bool, porcupine: bool) -> anyhow::Result<Verdict> {
+    anyhow::ensure!(edn || porcupine, "--edn, --porcupine, or both");
+    let (history, out) = (History::read(dir)?, RunDir::open(dir)?);
+    if edn {
+        std::fs::write(out.join("history.edn"), export::edn(&history)?)?;
+        println!("{}", out.join("history.edn").display());
+    }
+    if porcupine {
+        out.write_lines("porcupine.jsonl", &export::porcupine(0, &history.ops))?;
+        println!("{}", out.join("porcupine.jsonl").display());
+    }
+    Ok(Verdict::Valid)
+}
+
+fn check_again(dir: &std::path::Path) -> anyhow::Result<Verdict> {
+    load::conclude(&History::read(dir)?, &RunDir::open(dir)?)
 }
 
 #[derive(Args)]
@@ -153,6 +311,13 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
             let template = Template::new(&target.target, target.arguments)?;
             let situations = if only.is_empty() { Situation::ALL.to_vec() } else { only };
             faults::run(template, &situations, out).await
+        }
+        Command::Run { run } => run_workloads(run).await,
+        Command::Check { dir } => check_again(&dir),
+        Command::Export { dir, edn, porcupine } => export_run(&dir, edn, porcupine),
+        Command::BenchCheckers { ops } => {
+            jepsen::check::bench::run(ops);
+            Ok(Verdict::Valid)
         }
         Command::Doctor => Ok(doctor::run()),
     }

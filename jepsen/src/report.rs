@@ -1,5 +1,8 @@
 //! The directory of a run, its progress lines and its verdict.
 
+pub mod page;
+mod picture;
+
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -114,6 +117,11 @@ impl RunDir {
         let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("runs").join(format!("{name}-{seconds}-{seed}"));
         let path = out.map_or_else(default, Path::to_owned);
         std::fs::create_dir_all(&path)?;
+        Ok(Self(path.canonicalize()?))
+    }
+
+    /// One that is there already.
+    pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self(path.canonicalize()?))
     }
 

@@ -62,7 +62,7 @@ impl Mark {
     }
 
     /// Takes over a newer membership; whoever is not in it any more is removed.
-    fn follow(&mut self, membership: StoredMembership) {
+    pub(super) fn follow(&mut self, membership: StoredMembership) {
         let gone = self.membership.nodes().map(|(&id, _)| id).filter(|id| membership.get_node(id).is_none());
         self.removed.extend(gone.collect::<Vec<_>>());
         self.membership = membership;

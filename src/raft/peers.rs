@@ -169,17 +169,21 @@ impl Peers {
         self.peers.read().values().cloned().collect()
     }
 
-    /// Follows the membership: makes new members known, forgets those that are gone and that nobody speaks to any more,
-    /// takes over changed URLs. Must be called on the runtime that is to drive the connections.
+    /// Follows the membership: makes new members known, forgets those that are gone, takes over changed URLs. Must be
+    /// called on the runtime that is to drive the connections.
     ///
-    /// Raft speaks to a new member before the membership that has it is applied. If it were forgotten until then, what
-    /// it answers to Raft would be noted where nobody looks.
+    /// A membership without anybody is that of a new cluster which has not begun, and says nothing. One that is applied
+    /// may lag behind the one that Raft goes by, so that whom Raft still, or already, holds a way to is kept: there must
+    /// not be two ways to one member, of which only one hears of its answers and of its new URLs.
     pub fn update(&self, membership: &Membership) {
         let me = self.identity.member_id;
         for (&id, info) in membership.nodes().filter(|(id, _)| **id != me) {
             self.peer(id, info);
         }
-        self.peers.write().retain(|id, peer| membership.get_node(id).is_some() || Arc::strong_count(peer) > 1);
+        if membership.nodes().next().is_some() {
+            let is_held = |peer: &Arc<Peer>| Arc::strong_count(peer) > 1;
+            self.peers.write().retain(|id, peer| membership.get_node(id).is_some() || is_held(peer));
+        }
     }
 }
 
@@ -239,7 +243,6 @@ impl Peer {
     }
 
     /// What every message begins with.
-    #[expect(clippy::unnecessary_wraps, reason = "the wire type's field is an option")]
     pub fn envelope(&self) -> Option<Envelope> {
         Some(Envelope { cluster_id: self.cluster_id, from: self.from, to: self.id, group: GROUP })
     }
@@ -456,15 +459,26 @@ impl AsyncWrite for Counted {
 mod tests {
     use super::*;
 
+    fn membership(ids: &[u64]) -> Membership {
+        let voters: BTreeSet<u64> = ids.iter().copied().collect();
+        let nodes: BTreeMap<u64, MemberInfo> = ids.iter().map(|id| (*id, MemberInfo::default())).collect();
+        Membership::new(vec![voters], nodes).unwrap()
+    }
+
     #[tokio::test]
-    async fn a_peer_that_raft_speaks_to_already_is_not_forgotten() {
-        let peers = Peers::new(Arc::new(Identity::new(1, 7)), Arc::new(Tcp), None, Clock::system());
-        let spoken_to = peers.peer(2, &MemberInfo::default());
+    async fn there_is_one_way_to_a_member_for_as_long_as_anybody_holds_it() {
+        let peers = Peers::new(Arc::new(Identity::new(1, 1)), Arc::new(Tcp), None, Clock::system());
+        let held = peers.peer(2, &MemberInfo::default());
+        drop(peers.peer(3, &MemberInfo::default()));
         peers.update(&Membership::default());
-        spoken_to.answered();
-        assert!(peers.get(2).unwrap().silence().is_some());
-        drop(spoken_to);
-        peers.update(&Membership::default());
+        assert_eq!(peers.all().len(), 2, "the cluster has not begun");
+        peers.update(&membership(&[1]));
+        assert!(peers.get(3).is_none() && peers.get(2).is_some_and(|peer| Arc::ptr_eq(&peer, &held)));
+        let info = MemberInfo { peer_urls: vec!["http://127.0.0.1:1".into()], ..MemberInfo::default() };
+        peers.peer(2, &info);
+        assert_eq!(*held.urls(), info.peer_urls, "whoever holds it hears of its URLs");
+        drop(held);
+        peers.update(&membership(&[1]));
         assert!(peers.get(2).is_none());
     }
 }

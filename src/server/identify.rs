@@ -12,9 +12,9 @@ use super::recover::Opened;
 use crate::config::{ClusterState, Config, Url, ids};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::peer::MembersResponse;
-use crate::raft::Identity;
 use crate::raft::peers::{Dial, ask_members};
 use crate::raft::types::MemberInfo;
+use crate::raft::{Identity, alone};
 use crate::storage::data_dir::DataDir;
 
 /// How long one member may take to say who is in the cluster.
@@ -59,11 +59,17 @@ fn kept(data_dir: &DataDir) -> Result<Option<(u64, u64)>, Error> {
     Ok(Some((id(&kept.member_id)?, id(&kept.cluster_id)?)))
 }
 
-/// Finds out who this member is, and sees to it that it stays so.
+/// Finds out who this member is, and sees to it that it stays so. `known` are its own id and its cluster's, where
+/// somebody else has kept them.
 ///
 /// # Errors
 /// [`Error::Recovery`] when the member cannot join, was there before, or its data is another's.
-pub async fn identify(config: &Config, opened: &Opened, dial: &Arc<dyn Dial>) -> Result<Identified, Error> {
+pub async fn identify(
+    config: &Config,
+    opened: &Opened,
+    known: Option<(u64, u64)>,
+    dial: &Arc<dyn Dial>,
+) -> Result<Identified, Error> {
     let fresh = |identity| {
         let initial_members = match config.initial_cluster_state {
             ClusterState::New => initial_members(config),
@@ -74,6 +80,9 @@ pub async fn identify(config: &Config, opened: &Opened, dial: &Arc<dyn Dial>) ->
     if let Some(data_dir) = &opened.data_dir
         && let Some((member_id, cluster_id)) = kept(data_dir)?
     {
+        return Ok(fresh(Identity::new(member_id, cluster_id)));
+    }
+    if let Some((member_id, cluster_id)) = known {
         return Ok(fresh(Identity::new(member_id, cluster_id)));
     }
     let members: Vec<u64> = opened.mark.membership.membership().nodes().map(|(id, _)| *id).collect();
@@ -97,6 +106,50 @@ pub async fn identify(config: &Config, opened: &Opened, dial: &Arc<dyn Dial>) ->
         keep(data_dir, identity.member_id, identity.cluster_id)?;
     }
     Ok(fresh(identity))
+}
+
+/// `--force-new-cluster`: makes the only member of its cluster out of one that has data; blocks. `true` when everything
+/// has to be opened anew.
+///
+/// # Errors
+/// [`Error::Recovery`]; the disk's.
+pub fn make_alone(config: &Config, opened: &Opened) -> Result<bool, Error> {
+    let Some(data_dir) = &opened.data_dir else { return Ok(false) };
+    if opened.mark.log_id.is_none() && opened.recovered.last.is_none() {
+        tracing::warn!("--force-new-cluster changes nothing: there is no data yet");
+        return Ok(false);
+    }
+    let Some((me, _)) = kept(data_dir)? else {
+        tracing::warn!("--force-new-cluster changes nothing: the member is the only one of its cluster already");
+        return Ok(false);
+    };
+    let outcome = alone::make_alone(
+        me,
+        strings(&config.initial_advertise_peer_urls),
+        &opened.log,
+        &opened.recovered,
+        &opened.store,
+        opened.mark.clone(),
+        &opened.snapshots,
+    )?;
+    match outcome {
+        alone::Outcome::WasAlone => {
+            tracing::warn!(
+                member_id = format!("{me:x}"),
+                "--force-new-cluster changes nothing: the member is the only one of its cluster already"
+            );
+            Ok(false)
+        }
+        alone::Outcome::IsAlone(others) => {
+            let removed = others.iter().map(|id| format!("{id:x}")).collect::<Vec<_>>().join(",");
+            tracing::warn!(
+                member_id = format!("{me:x}"),
+                removed,
+                "--force-new-cluster: the member is the only one of its cluster now; leave the flag out next time"
+            );
+            Ok(true)
+        }
+    }
 }
 
 /// The members that `--initial-cluster` names.

@@ -1,7 +1,24 @@
 //! Checkers: pure functions from what clients were told and what a server shows to what is wrong.
 
+pub mod append;
+pub mod bench;
 pub mod durability;
+pub mod finding;
+pub mod graph;
+pub mod judge;
+pub mod lease;
+pub mod lock;
+pub mod members;
 pub mod order;
+#[cfg(test)]
+mod proof;
+pub mod reflector;
+pub mod revisions;
+pub mod search;
+pub mod set;
+pub mod totals;
+pub mod watch;
+pub mod wr;
 
 use serde::Serialize;
 

@@ -31,6 +31,21 @@ impl Placed {
 
 /// Every operation that comes before one that ended before it began.
 pub fn check(operations: &[Placed]) -> Vec<Violation> {
+    let text = |(operation, latest): (&Placed, &Placed)| {
+        format!(
+            "operation {} ({} at revision {}) began after operation {} (revision {}) had ended",
+            operation.id,
+            if operation.changes { "change" } else { "read" },
+            operation.revision,
+            latest.id,
+            latest.revision
+        )
+    };
+    violations(operations).into_iter().map(|pair| Violation::new(Kind::WrongOrder, text(pair))).collect()
+}
+
+/// The same as pairs: the operation, and one that ended before it began although it stands behind it.
+pub fn violations(operations: &[Placed]) -> Vec<(&Placed, &Placed)> {
     let mut by_start: Vec<&Placed> = operations.iter().collect();
     by_start.sort_by_key(|operation| operation.start);
     let mut by_end: Vec<(u64, &Placed)> =
@@ -48,17 +63,7 @@ pub fn check(operations: &[Placed]) -> Vec<Violation> {
         let Some(latest) = latest.filter(|_| !operation.may_be_old) else { continue };
         let (here, before) = (operation.position(), latest.position());
         if here < before || (operation.changes && here == before) {
-            violations.push(Violation::new(
-                Kind::WrongOrder,
-                format!(
-                    "operation {} ({} at revision {}) began after operation {} (revision {}) had ended",
-                    operation.id,
-                    if operation.changes { "change" } else { "read" },
-                    operation.revision,
-                    latest.id,
-                    latest.revision
-                ),
-            ));
+            violations.push((operation, latest));
         }
     }
     violations

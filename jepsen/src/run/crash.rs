@@ -17,6 +17,7 @@ use crate::check::durability::Ledger;
 use crate::check::{Kind, Violation};
 use crate::client::{Client, Error};
 use crate::history::Operation;
+use crate::history::op::Op;
 use crate::observe::observe;
 use crate::plan::{Plan, PlannedCut};
 use crate::report::{CutReport, RunDir, Summary, Verdict, command_line};
@@ -347,7 +348,8 @@ impl Run {
     }
 
     fn keep_history(&self, epoch: usize, operations: &[Operation]) -> anyhow::Result<()> {
-        self.dir.write_lines(&history_name(epoch), operations)?;
+        let lines: Vec<Op> = operations.iter().map(Op::from).collect();
+        self.dir.write_lines(&history_name(epoch), &lines)?;
         if !self.options.keep_history && epoch >= EPOCHS_KEPT {
             self.dir.remove(&history_name(epoch - EPOCHS_KEPT))?;
         }

@@ -2,3 +2,5 @@
 
 pub mod crash;
 pub mod faults;
+pub mod load;
+mod reading;

@@ -1,0 +1,44 @@
+//! Which checkers judge which workload, and what they say together.
+
+use super::finding::{Finding, Judgement};
+use super::{append, lease, lock, members, reflector, revisions, search, set, totals, watch, wr};
+use crate::history::files::History;
+use crate::workload::Kind;
+
+/// Runs every checker that the history's workload has.
+pub fn judge(history: &History) -> Vec<Finding> {
+    let (log, disagreements) = history.log();
+    let ops = &history.ops[..];
+    let mut findings = Vec::new();
+    let mut order = Finding::new("order");
+    order.checked = history.entries.len() as u64;
+    disagreements.into_iter().for_each(|text| order.wrong("members-disagree", text, []));
+    findings.push(order);
+    findings.push(revisions::check(ops, &log));
+    findings.push(members::check(ops, &history.faults));
+    if !history.streams.is_empty() {
+        findings.push(watch::check(&history.streams, ops, &log));
+    }
+    match Kind::of(&history.plan.workload) {
+        Some(Kind::Register) => findings.push(search::check(ops)),
+        Some(Kind::Append) => findings.push(append::check(&append::lift(ops))),
+        Some(Kind::Wr) => findings.push(wr::check(ops, crate::workload::wr::PREFIX)),
+        Some(Kind::Set) => findings.push(set::check(ops)),
+        Some(Kind::Bank) => findings.push(totals::bank(ops, &log)),
+        Some(Kind::Counter) => findings.push(totals::counter(ops)),
+        Some(Kind::Lease) => findings.push(lease::check(ops, &log, &history.faults)),
+        Some(Kind::Lock | Kind::Election) => {
+            findings.push(lock::check(ops, &log, &history.faults));
+            findings.push(set::check_fenced(ops));
+            findings.push(lease::check(ops, &log, &history.faults));
+        }
+        Some(Kind::Kubernetes) => findings.push(reflector::check(&history.streams, &log)),
+        Some(Kind::Watch) | None => {}
+    }
+    findings
+}
+
+/// The worst of all.
+pub fn worst(findings: &[Finding]) -> Judgement {
+    findings.iter().map(|finding| finding.judgement).max().unwrap_or(Judgement::Unknown)
+}

@@ -1,0 +1,120 @@
+//! A whole run's evidence, and its files: `history.jsonl` (operations), `streams.jsonl` (watches), `events.jsonl` (what
+//! each member showed of the order of changes), `nemesis.jsonl` (faults), `plan.json` (what ran).
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::Path;
+
+use anyhow::Context;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::op::Op;
+use super::stream::{Entry, Log, Stream};
+
+/// A window in which a fault was in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Which kind, such as `pause`.
+    pub name: String,
+    /// The members it was aimed at.
+    pub nodes: Vec<u32>,
+    /// Nanoseconds since the run began, before the first step of it.
+    pub start: u64,
+    /// The same, after it was undone.
+    pub end: u64,
+    /// What shows that it took effect; empty = nothing does.
+    pub evidence: String,
+}
+
+/// What ran, for whoever reads the files later.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Plan {
+    /// The workload: which checkers judge it.
+    pub workload: String,
+    /// Its seed.
+    pub seed: u64,
+    /// How many members.
+    pub nodes: u32,
+    /// How many clients.
+    pub clients: u32,
+    /// Requests per second, all clients together.
+    pub rate: u64,
+    /// Seconds of load.
+    pub seconds: u64,
+    /// What was tested, such as a binary.
+    pub target: String,
+    /// The command to run it again.
+    pub command: String,
+    /// The revision before the first operation. The store was empty then.
+    pub base: i64,
+}
+
+/// Everything a run leaves to be judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// What ran.
+    pub plan: Plan,
+    /// Operations, in order of their end.
+    pub ops: Vec<Op>,
+    /// Watches.
+    pub streams: Vec<Stream>,
+    /// What each member showed of the order of changes.
+    pub entries: Vec<Entry>,
+    /// Faults.
+    pub faults: Vec<Fault>,
+}
+
+impl History {
+    /// The order of all changes, and where members disagree on it.
+    pub fn log(&self) -> (Log, Vec<String>) {
+        Log::merge(self.plan.base, &self.entries)
+    }
+
+    /// Writes all files into a directory that is there.
+    pub fn write(&self, dir: &Path) -> anyhow::Result<()> {
+        let mut plan = BufWriter::new(File::create(dir.join("plan.json"))?);
+        serde_json::to_writer_pretty(&mut plan, &self.plan)?;
+        plan.flush()?;
+        write(&dir.join("history.jsonl"), &self.ops)?;
+        write(&dir.join("streams.jsonl"), &self.streams)?;
+        write(&dir.join("events.jsonl"), &self.entries)?;
+        write(&dir.join("nemesis.jsonl"), &self.faults)
+    }
+
+    /// Reads what [`History::write`] wrote. Only `plan.json` and `history.jsonl` must be there.
+    pub fn read(dir: &Path) -> anyhow::Result<Self> {
+        let plan = dir.join("plan.json");
+        let plan =
+            serde_json::from_reader(BufReader::new(File::open(&plan).with_context(|| plan.display().to_string())?))
+                .with_context(|| format!("{}: not a workload's run", plan.display()))?;
+        anyhow::ensure!(dir.join("history.jsonl").exists(), "{}: no history.jsonl", dir.display());
+        Ok(Self {
+            plan,
+            ops: read(&dir.join("history.jsonl"))?,
+            streams: read(&dir.join("streams.jsonl"))?,
+            entries: read(&dir.join("events.jsonl"))?,
+            faults: read(&dir.join("nemesis.jsonl"))?,
+        })
+    }
+}
+
+fn write<T: Serialize>(path: &Path, items: &[T]) -> anyhow::Result<()> {
+    let mut file = BufWriter::new(File::create(path).with_context(|| path.display().to_string())?);
+    super::write_lines(&mut file, items)?;
+    Ok(file.flush()?)
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Vec<T>> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let mut items = Vec::new();
+    for (number, line) in BufReader::new(File::open(path)?).lines().enumerate() {
+        let line = line.with_context(|| path.display().to_string())?;
+        let item = serde_json::from_str(&line).with_context(|| format!("{} line {}", path.display(), number + 1))?;
+        items.push(item);
+    }
+    Ok(items)
+}

@@ -1,0 +1,83 @@
+//! The plug for faults: whoever breaks a cluster during a run, and the windows it writes down.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::history::files::Fault;
+
+/// Breaks things until it is told to stop.
+///
+/// Contract: [`Nemesis::run`] opens a window before the first step of a fault and closes it after the fault is undone,
+/// with what shows that it took effect. When `stop` turns true it undoes everything, at once, and returns. It draws all
+/// chance from a seed that it was made with.
+pub trait Nemesis: Send {
+    /// What it is called in reports.
+    fn name(&self) -> String;
+
+    /// Runs to its end.
+    fn run(self: Box<Self>, windows: Windows, stop: watch::Receiver<bool>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// Fault windows of a run, open and closed.
+#[derive(Clone, Debug)]
+pub struct Windows {
+    started: Instant,
+    faults: Arc<Mutex<Vec<Fault>>>,
+}
+
+impl Windows {
+    /// No faults yet, on this clock.
+    pub fn new(started: Instant) -> Self {
+        Self { started, faults: Arc::default() }
+    }
+
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
+    }
+
+    /// A fault begins; the number is for [`Windows::close`]. Until then it lasts for ever.
+    pub fn open(&self, name: impl Into<String>, nodes: &[u32]) -> usize {
+        let fault = Fault {
+            name: name.into(),
+            nodes: nodes.to_vec(),
+            start: self.now(),
+            end: u64::MAX,
+            evidence: String::new(),
+        };
+        let mut faults = self.faults.lock();
+        faults.push(fault);
+        faults.len() - 1
+    }
+
+    /// It is undone. `evidence` says what shows that it took effect.
+    pub fn close(&self, number: usize, evidence: impl Into<String>) {
+        let now = self.now();
+        if let Some(fault) = self.faults.lock().get_mut(number) {
+            (fault.end, fault.evidence) = (now, evidence.into());
+        }
+    }
+
+    /// All windows so far.
+    pub fn faults(&self) -> Vec<Fault> {
+        self.faults.lock().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_lasts_until_it_is_closed() {
+        let windows = Windows::new(Instant::now());
+        let number = windows.open("pause", &[1]);
+        assert_eq!(windows.faults()[0].end, u64::MAX);
+        windows.close(number, "stopped for 2 s");
+        let fault = &windows.faults()[0];
+        assert!(fault.end >= fault.start && fault.evidence == "stopped for 2 s");
+    }
+}

@@ -1,0 +1,318 @@
+//! One workload against running servers: clients, readers, collectors, faults; the history; the judgement.
+//!
+//! It ends by itself: load for a fixed time, then a bounded wait until everything is read.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::task::JoinSet;
+
+use super::reading::{collect, read};
+use crate::check::finding::{Finding, Judgement};
+use crate::check::judge::{judge, worst};
+use crate::client::Client;
+use crate::history::files::{History, Plan};
+use crate::history::op::{Op, Outcome, Reply, Request};
+use crate::nemesis::{Nemesis, Windows};
+use crate::report::{RunDir, Verdict};
+use crate::rng::Rng;
+use crate::workload::script::{Script, Step};
+use crate::workload::{Kind, reader};
+
+/// A request without an answer after this long has an unknown outcome.
+const DEADLINE: Duration = Duration::from_secs(3);
+/// Final reads wait longer.
+const FINAL_DEADLINE: Duration = Duration::from_secs(15);
+/// After an unknown outcome a client waits before it goes on, as its server may be gone.
+const AFTER_UNKNOWN: Duration = Duration::from_millis(20);
+/// Between two questions for a member's status.
+const STATUS_EVERY: Duration = Duration::from_millis(500);
+/// A run with fewer answered operations proves nothing.
+const ANSWERED_MIN: usize = 20;
+/// Clients' numbers of those who ask members for their status begin here,
+const SAMPLERS_FROM: u32 = 10_000;
+/// and of the final reads.
+const FINALS_FROM: u32 = 30_000;
+/// Readers are opened one after the other, so that some of them start behind a compaction.
+const READER_STAGGER: Duration = Duration::from_millis(100);
+
+/// What to run.
+pub struct Options {
+    /// The workload.
+    pub kind: Kind,
+    /// Members, as `http://host:port`.
+    pub endpoints: Vec<String>,
+    /// What was started, for the report.
+    pub target: String,
+    /// Fixes the requests.
+    pub seed: u64,
+    /// How long clients work.
+    pub time: Duration,
+    /// How many clients.
+    pub clients: u32,
+    /// Requests per second, all clients together, at most.
+    pub rate: u64,
+    /// Watches beside them, where the workload has some.
+    pub readers: usize,
+    /// Who breaks things meanwhile.
+    pub nemeses: Vec<Box<dyn Nemesis>>,
+    /// The run's directory.
+    pub out: Option<PathBuf>,
+}
+
+/// What all parts of a run share.
+#[derive(Clone)]
+pub struct Shared {
+    started: Instant,
+    ids: Arc<AtomicU64>,
+    /// Numbers of streams.
+    pub streams: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    stopped_at: Arc<AtomicU64>,
+    /// The revision up to which everything must be shown in the end; 0 = not known yet.
+    settled: Arc<AtomicI64>,
+    /// The newest revision that an answer named.
+    pub head: Arc<AtomicI64>,
+    /// The revision before the run.
+    pub base: i64,
+}
+
+impl Shared {
+    /// Nanoseconds since the run began.
+    pub fn now(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
+    }
+
+    /// Whether the load is over.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The revision up to which everything must be shown, once the load is over and it is known.
+    pub fn settled_at(&self) -> Option<i64> {
+        Some(self.settled.load(Ordering::Relaxed)).filter(|head| *head > 0)
+    }
+
+    /// Whether the load is over for longer than this.
+    pub fn overdue(&self, limit: Duration) -> bool {
+        let stopped = self.stopped_at.load(Ordering::Relaxed);
+        stopped > 0 && self.now() > stopped + limit.as_nanos() as u64
+    }
+
+    async fn send(&self, client: &Client, process: u32, node: u32, request: Request) -> Op {
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        self.send_as(id, client, process, node, request).await
+    }
+
+    async fn send_as(&self, id: u64, client: &Client, process: u32, node: u32, request: Request) -> Op {
+        let start = self.now();
+        let outcome = client.call(&request).await;
+        let op = Op { id, process, node, start, end: self.now(), request, outcome };
+        self.head.fetch_max(op.reply().map_or(0, |reply| reply.rev), Ordering::Relaxed);
+        op
+    }
+}
+
+/// Runs a workload, stores and judges its history.
+pub async fn run(options: Options) -> anyhow::Result<Verdict> {
+    let dir = RunDir::create(options.out.as_deref(), options.kind.name(), options.seed)?;
+    let history = record(options).await?;
+    history.write(dir.path())?;
+    let verdict = conclude(&history, &dir)?;
+    println!("{}", dir.path().display());
+    Ok(verdict)
+}
+
+/// Judges a history and writes what came of it into its directory.
+pub fn conclude(history: &History, dir: &RunDir) -> anyhow::Result<Verdict> {
+    let findings = judge(history);
+    let answered = history.ops.iter().filter(|op| op.reply().is_some()).count();
+    let unproven = history.faults.iter().filter(|fault| fault.evidence.is_empty()).count();
+    let verdict = match worst(&findings) {
+        Judgement::Invalid => Verdict::Invalid,
+        Judgement::Unknown => Verdict::Inconclusive,
+        Judgement::Valid if answered < ANSWERED_MIN || unproven > 0 => Verdict::Inconclusive,
+        Judgement::Valid => Verdict::Valid,
+    };
+    let unknown = history.ops.iter().filter(|op| op.is_unknown()).count();
+    let events: usize = history.entries.iter().map(|entry| entry.events.len()).sum();
+    println!(
+        "{} with seed {}: {verdict:?}; {} operations ({answered} answered, {unknown} unknown), {events} changes, {} streams, {} faults",
+        history.plan.workload,
+        history.plan.seed,
+        history.ops.len(),
+        history.streams.len(),
+        history.faults.len()
+    );
+    findings.iter().for_each(|finding| println!("  {finding}"));
+    dir.write_json("verdict.json", &Outcomes { verdict, findings: &findings })?;
+    std::fs::write(dir.join("report.html"), crate::report::page::render(history, verdict, &findings))?;
+    Ok(verdict)
+}
+
+#[derive(serde::Serialize)]
+struct Outcomes<'a> {
+    verdict: Verdict,
+    findings: &'a [Finding],
+}
+
+/// Runs a workload and returns everything that was seen.
+pub async fn record(options: Options) -> anyhow::Result<History> {
+    let mut clients = Vec::new();
+    for endpoint in &options.endpoints {
+        clients.push(Client::connect(endpoint, DEADLINE).await.with_context(|| endpoint.clone())?);
+    }
+    let base = clients[0].head().await?;
+    let left = clients[0].everything_at(base).await?;
+    anyhow::ensure!(left.is_empty(), "the store has {} keys; a run needs an empty one", left.len());
+    let shared = Shared {
+        started: Instant::now(),
+        ids: Arc::new(AtomicU64::new(1)),
+        streams: Arc::new(AtomicU64::new(1)),
+        stop: Arc::default(),
+        stopped_at: Arc::default(),
+        settled: Arc::default(),
+        head: Arc::new(AtomicI64::new(base)),
+        base,
+    };
+    let windows = Windows::new(shared.started);
+    let rng = Rng::new(options.seed);
+    let nodes = clients.len() as u32;
+    let own = async |node: u32| Client::connect(&options.endpoints[node as usize], DEADLINE).await;
+
+    let mut collectors = JoinSet::new();
+    let mut samplers = JoinSet::new();
+    for node in 0..nodes {
+        collectors.spawn(collect(own(node).await?, node, shared.clone()));
+        samplers.spawn(sample(own(node).await?, node, shared.clone()));
+    }
+    let mut readers = JoinSet::new();
+    let plans = reader::readers(options.kind, &mut rng.fork(2), options.readers);
+    for (number, plan) in (0..).zip(plans) {
+        let (client, node, shared) = (own(number % nodes).await?, number % nodes, shared.clone());
+        readers.spawn(async move {
+            tokio::time::sleep(READER_STAGGER * number).await;
+            read(client, node, number, plan, shared).await
+        });
+    }
+    let (stop_nemeses, stop) = tokio::sync::watch::channel(false);
+    let mut nemeses = JoinSet::new();
+    for nemesis in options.nemeses {
+        nemeses.spawn(nemesis.run(windows.clone(), stop.clone()));
+    }
+    let interval = Duration::from_nanos(1_000_000_000 * u64::from(options.clients.max(1)) / options.rate.max(1));
+    let mut drivers = JoinSet::new();
+    for process in 0..options.clients.max(1) {
+        let script = options.kind.script(process, rng.fork(1000 + u64::from(process)));
+        let node = process % nodes;
+        drivers.spawn(drive(script, own(node).await?, process, node, interval, shared.clone()));
+    }
+
+    tokio::time::sleep(options.time).await;
+    stop_nemeses.send_replace(true);
+    while let Some(done) = nemeses.join_next().await {
+        done.context("a nemesis panicked")?;
+    }
+    shared.stop.store(true, Ordering::Relaxed);
+    let mut ops = Vec::new();
+    while let Some(done) = drivers.join_next().await {
+        ops.extend(done.context("a client panicked")?);
+    }
+    while let Some(done) = samplers.join_next().await {
+        ops.extend(done.context("a sampler panicked")?);
+    }
+    ops.extend(final_reads(&clients, options.kind, &shared).await?);
+    shared.stopped_at.store(shared.now(), Ordering::Relaxed);
+    shared.settled.store(shared.head.load(Ordering::Relaxed), Ordering::Relaxed);
+    let (mut entries, mut streams, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    while let Some(done) = collectors.join_next().await {
+        let (collected, why) = done.context("a collector panicked")?;
+        entries.extend(collected);
+        missing.extend(why);
+    }
+    while let Some(done) = readers.join_next().await {
+        streams.extend(done.context("a reader panicked")?);
+    }
+    // Without any member's whole order nothing can be judged; with one, the others are only not compared.
+    anyhow::ensure!(missing.len() < clients.len(), "the order of changes is incomplete: {}", missing.join("; "));
+    missing.iter().for_each(|why| eprintln!("jepsen: not compared: {why}"));
+    ops.sort_by_key(|op| (op.end, op.id));
+    streams.sort_by_key(|stream| stream.id);
+    let plan = Plan {
+        workload: options.kind.name().into(),
+        seed: options.seed,
+        nodes,
+        clients: options.clients,
+        rate: options.rate,
+        seconds: options.time.as_secs(),
+        target: options.target,
+        command: crate::report::command_line(),
+        base,
+    };
+    Ok(History { plan, ops, streams, entries, faults: windows.faults() })
+}
+
+/// One client.
+async fn drive(
+    mut script: Box<dyn Script>,
+    client: Client,
+    process: u32,
+    node: u32,
+    interval: Duration,
+    shared: Shared,
+) -> Vec<Op> {
+    let mut ops = Vec::new();
+    let mut next = tokio::time::Instant::now();
+    while !shared.stopped() {
+        let id = shared.ids.fetch_add(1, Ordering::Relaxed);
+        match script.next(id, shared.now()) {
+            Step::Wait(nanoseconds) => tokio::time::sleep(Duration::from_nanos(nanoseconds)).await,
+            Step::Note(request, start) => {
+                let outcome = Outcome::Ok { out: Reply::default() };
+                ops.push(Op { id, process, node, start, end: shared.now(), request, outcome });
+            }
+            Step::Send(request) => {
+                let op = shared.send_as(id, &client, process, node, request).await;
+                script.learn(&op);
+                let unknown = op.is_unknown();
+                ops.push(op);
+                if unknown {
+                    tokio::time::sleep(AFTER_UNKNOWN).await;
+                }
+                next = (next + interval).max(tokio::time::Instant::now() - interval);
+                tokio::time::sleep_until(next).await;
+            }
+        }
+    }
+    ops
+}
+
+async fn sample(client: Client, node: u32, shared: Shared) -> Vec<Op> {
+    let mut ops = Vec::new();
+    while !shared.stopped() {
+        ops.push(shared.send(&client, SAMPLERS_FROM + node, node, Request::Status).await);
+        tokio::time::sleep(STATUS_EVERY).await;
+    }
+    ops
+}
+
+/// Reads everything from every member, linearizably, and asks each for the hash of the newest revision.
+async fn final_reads(clients: &[Client], kind: Kind, shared: &Shared) -> anyhow::Result<Vec<Op>> {
+    let mut ops = Vec::new();
+    for (node, client) in (0..).zip(clients) {
+        let client = client.clone().with_deadline(FINAL_DEADLINE);
+        for request in kind.final_reads() {
+            let op = shared.send(&client, FINALS_FROM + node, node, request).await;
+            anyhow::ensure!(op.reply().is_some(), "node {node} does not answer in the end: {:?}", op.outcome);
+            ops.push(op);
+        }
+    }
+    let head = shared.head.load(Ordering::Relaxed);
+    for (node, client) in (0..).zip(clients) {
+        ops.push(shared.send(client, FINALS_FROM + node, node, Request::HashKv(head)).await);
+    }
+    Ok(ops)
+}
