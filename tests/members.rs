@@ -57,8 +57,8 @@ async fn three_commands_make_a_cluster_with_the_ids_that_etcd_gives_it() {
         assert_eq!((header.member_id, header.cluster_id), (ids[place], cluster_id), "{}", member.name);
         let listed = listed.iter().find(|listed| listed.id == ids[place]).unwrap();
         assert_eq!((&listed.name, listed.is_learner), (&member.name, false));
-        assert_eq!(listed.peer_ur_ls, [member.peer_url.clone()]);
-        assert_eq!(listed.client_ur_ls, [member.client_url.clone()]);
+        assert_eq!(listed.peer_ur_ls, std::slice::from_ref(&member.peer_url));
+        assert_eq!(listed.client_ur_ls, std::slice::from_ref(&member.client_url));
     }
 }
 
