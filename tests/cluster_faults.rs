@@ -2,7 +2,15 @@
 //!
 //! Nothing here is decided by how long something takes; a test that needs time to pass turns a member's clock.
 
+#[path = "cluster_faults/chaos.rs"]
+mod chaos;
 mod common;
+#[path = "cluster_faults/members.rs"]
+mod members;
+#[path = "support/random.rs"]
+mod random;
+#[path = "cluster_faults/snapshots.rs"]
+mod snapshots;
 
 use std::time::Duration;
 
@@ -210,6 +218,69 @@ async fn a_leader_that_wakes_up_ends_no_lease_that_its_successor_has_renewed() {
     assert_eq!(renew(&cluster, asleep, id).await, 60);
 }
 
+/// Makes a leader hand the leadership over and then not hear that this has happened: for an election timeout, which
+/// should be long, it believes to lead. Gives the new leader.
+async fn hand_over_unheard(cluster: &Cluster, old: usize) -> usize {
+    let others = followers(cluster, old);
+    for &other in &others {
+        cluster.cut(other, old);
+    }
+    let target_id = cluster.member(others[0]).id();
+    let mut client = maintenance(cluster, old);
+    let asked = tokio::spawn(async move { client.move_leader(pb::MoveLeaderRequest { target_id }).await });
+    let new = cluster.leader_among(&others).await;
+    // Whether it is answered is not what this is about.
+    asked.abort();
+    new
+}
+
+async fn until_noticed(cluster: &Cluster, old: usize) {
+    let node = cluster.member(old).server().node();
+    until("it has noticed", || async { node.leadership().leader != Some(cluster.member(old).id()) }).await;
+}
+
+#[tokio::test]
+async fn a_leader_that_was_deposed_unheard_ends_no_lease_that_its_successor_has_renewed() {
+    let cluster = Cluster::builder().timing(20, 1000).start().await.unwrap();
+    let old = cluster.leader().await;
+    let id = grant(&cluster, old, 60).await;
+    let new = hand_over_unheard(&cluster, old).await;
+    assert_eq!(renew(&cluster, new, id).await, 60);
+    cluster.skew(old, Duration::from_secs(1000));
+    until_noticed(&cluster, old).await;
+    cluster.heal();
+    write(&cluster, old, "k", "v").await;
+    cluster.await_same_state().await;
+    for at in 0..3 {
+        assert!(remaining(&cluster, at, id).await > 0, "at {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_was_deposed_unheard_answers_no_read() {
+    let cluster = Cluster::builder().timing(20, 1000).start().await.unwrap();
+    let old = cluster.leader().await;
+    write(&cluster, old, "k", "old").await;
+    let new = hand_over_unheard(&cluster, old).await;
+    write(&cluster, new, "k", "new").await;
+    let asked: Vec<_> = (0..5)
+        .map(|n| {
+            let mut client = kv(&cluster, old);
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(n * 20)).await;
+                client.range(range("k", "")).await
+            })
+        })
+        .collect();
+    until_noticed(&cluster, old).await;
+    cluster.heal();
+    for answer in asked {
+        if let Ok(answer) = answer.await.unwrap() {
+            assert_eq!(text(answer.into_inner().kvs[0].value()), "new");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_new_leader_gives_a_lease_its_whole_time_again_and_then_ends_it() {
     let mut cluster = Cluster::start(3).await.unwrap();
@@ -280,28 +351,40 @@ async fn a_minority_refuses_what_it_cannot_know_and_serves_what_it_has() {
 
 #[tokio::test]
 async fn no_linearizable_read_is_ever_older_than_an_acknowledged_write() {
-    let cluster = Cluster::start(3).await.unwrap();
-    for round in 0..3 {
+    let mut cluster = Cluster::start(3).await.unwrap();
+    for (round, asleep, cut_off) in [(0, true, true), (1, false, true), (2, true, false)] {
         let old = cluster.leader().await;
         let others = followers(&cluster, old);
         write(&cluster, old, "k", &format!("{round}-old")).await;
-        cluster.partition(&[&[old], &others]);
+        let mut client = kv(&cluster, old);
+        client.range(range("k", "")).await.expect("a connection");
+        if cut_off {
+            cluster.partition(&[&[old], &others]);
+        }
+        if asleep {
+            // When it wakes up it believes to lead, and the reads are the first that it hears.
+            cluster.pause(old).await;
+        }
         let new = cluster.leader_among(&others).await;
         let newest = format!("{round}-new");
         write(&cluster, new, "k", &newest).await;
-        // From now on the old value is history, to the old leader as well: whatever it answers, before or after it has
-        // noticed, and when it is back.
+        // From now on the old value is history, to the old leader as well, whatever it knows.
         let asked: Vec<_> = (0..20)
             .map(|n| {
-                let mut client = kv(&cluster, old);
+                let mut client = client.clone();
                 tokio::spawn(async move {
-                    tokio::time::sleep(Duration::from_millis(n * 20)).await;
+                    tokio::time::sleep(Duration::from_millis(n * 10)).await;
                     client.range(range("k", "")).await
                 })
             })
             .collect();
-        until("it has noticed", || async { cluster.member(old).server().node().leadership().leader.is_none() }).await;
-        cluster.heal();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        cluster.resume(old);
+        if cut_off {
+            let node = cluster.member(old).server().node();
+            until("it has noticed", || async { node.leadership().leader.is_none() }).await;
+            cluster.heal();
+        }
         for answer in asked {
             if let Ok(answer) = answer.await.unwrap() {
                 assert_eq!(text(answer.into_inner().kvs[0].value()), newest);
