@@ -14,6 +14,7 @@ mod processes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use authority::{Authority, Leaf};
 use clients::{Client, Renewing, Route, Writer, ask_peer, assert_same};
@@ -259,7 +260,7 @@ async fn a_leader_that_was_suspended_reads_nothing_old() {
                 tokio::spawn(async move { client.get(0, "k").await })
             })
             .collect();
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         members[place].signal(Signal::CONT);
         for _ in 0..20 {
             if let Ok(value) = at_old.get(0, "k").await {
