@@ -4,6 +4,7 @@
 mod dispatch;
 mod gather;
 mod identify;
+mod leaderless;
 mod listen;
 mod pages;
 mod pause;

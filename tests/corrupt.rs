@@ -2,18 +2,18 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use common::members::*;
 use common::*;
-use kelson::config::{FeatureGates, Url};
+use kelson::config::FeatureGates;
 use kelson::proto::etcdserverpb as pb;
 use kelson::state::Command;
 use kelson::{Config, Server};
 use pb::kv_client::KvClient;
 use pb::maintenance_client::MaintenanceClient;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -23,46 +23,10 @@ fn gates(text: &str) -> FeatureGates {
     gates
 }
 
-/// The settings of `count` members in memory, told apart by their peers' ports.
-fn configs(count: usize) -> Vec<Config> {
-    let listeners: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let url =
-        |listener: &std::net::TcpListener| Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-    let members: BTreeMap<String, Vec<Url>> =
-        listeners.iter().enumerate().map(|(n, listener)| (format!("m{n}"), vec![url(listener)])).collect();
-    let config = |(name, urls): (&String, &Vec<Url>)| Config {
-        name: name.clone(),
-        listen_peer_urls: urls.clone(),
-        initial_advertise_peer_urls: urls.clone(),
-        initial_cluster: members.clone(),
-        ..Config::for_test()
-    };
-    members.iter().map(config).collect()
-}
-
-async fn start(configs: Vec<Config>) -> Vec<Server> {
-    let started = configs.into_iter().map(|config| tokio::spawn(Server::start(config)));
-    let started = futures_util::future::join_all(started).await;
-    started.into_iter().map(|server| server.unwrap().unwrap()).collect()
-}
-
-fn id(server: &Server) -> u64 {
-    server.node().status().member_id
-}
-
-fn leader_at(servers: &[Server]) -> usize {
-    let leader = servers[0].node().status().leader.unwrap();
-    servers.iter().position(|server| id(server) == leader).unwrap()
-}
-
 /// Changes one member's state behind the log's back.
 fn plant(server: &Server) {
     let (applied, _) = server.node().store().apply(&Command::Put(put("planted", "here only")));
     applied.response.unwrap();
-}
-
-async fn channel(server: &Server) -> Channel {
-    Endpoint::from_shared(server.client_endpoint()).unwrap().connect().await.unwrap()
 }
 
 async fn kv(server: &Server) -> KvClient<Channel> {
@@ -85,10 +49,6 @@ async fn is_stopped(server: &Server) {
     assert_eq!(refusal(kv.delete_range(delete("k", "")).await), corrupt);
     assert_eq!(refusal(kv.txn(then(vec![put_op("k", "v")])).await), corrupt);
     kv.range(range("a", "z")).await.unwrap();
-}
-
-async fn shutdown(servers: Vec<Server>) {
-    futures_util::future::join_all(servers.into_iter().map(Server::shutdown)).await;
 }
 
 fn checked(configs: Vec<Config>) -> Vec<Config> {

@@ -77,6 +77,11 @@ pub fn client_api_version(metadata: &HeaderMap) -> Result<&str, Error> {
     }
 }
 
+/// Whether a client wants no answer from a member that knows no leader, as clientv3's `WithRequireLeader`.
+pub fn requires_leader(metadata: &HeaderMap) -> bool {
+    metadata.get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
+}
+
 /// A range, alone or in a transaction.
 ///
 /// # Errors

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::check;
 use crate::proto::etcdserverpb as pb;
 use crate::watch::{Hub, StreamOptions, WatchStream};
 
@@ -29,14 +29,9 @@ impl pb::watch_server::Watch for WatchService {
         &self,
         request: Request<Streaming<pb::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let options = StreamOptions { require_leader: requires_leader(request.metadata()) };
+        let options = StreamOptions { require_leader: check::requires_leader(request.metadata().as_ref()) };
         Ok(Response::new(self.hub.stream(request.into_inner(), options)))
     }
-}
-
-/// Whether the client wants its stream to end while the member has no leader, as clientv3's `WithRequireLeader`.
-fn requires_leader(metadata: &MetadataMap) -> bool {
-    metadata.get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
 }
 
 #[cfg(test)]

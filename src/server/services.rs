@@ -22,8 +22,8 @@ use tonic::codegen::Service;
 use tonic_health::pb::health_server::HealthServer;
 
 use super::dispatch::{Answer, Pages, Services, service_name, unknown_service};
-use super::pages;
 use super::stopwatch::Stopwatch;
+use super::{leaderless, pages};
 use crate::clock::Clock;
 use crate::compactor::Compactor;
 use crate::config::Config;
@@ -33,8 +33,8 @@ use crate::lessor::Lessor;
 use crate::metrics::{GrpcMethod, Metrics};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::peer::peer_server;
-use crate::raft::Node;
 use crate::raft::peers::MESSAGE_BYTES_MAX;
+use crate::raft::{self, Node};
 use crate::rpc::maintenance::snapshot::{Copy, SnapshotSource};
 use crate::rpc::{self, Limits};
 use crate::watch::Hub;
@@ -66,6 +66,8 @@ struct Grpc {
     node: Arc<Node>,
     metrics: Arc<Metrics>,
     stopwatch: Arc<Stopwatch>,
+    /// Whether there has been no leader for so long that streams that need one end.
+    leader_lost: channel::Receiver<bool>,
     kv: pb::kv_server::KvServer<rpc::kv::Kv>,
     watch: pb::watch_server::WatchServer<rpc::watch::WatchService>,
     lease: pb::lease_server::LeaseServer<rpc::lease::Lease>,
@@ -90,6 +92,7 @@ impl Assembly {
         let message_bytes_max = limits.message_bytes_max();
         let quota = Arc::new(rpc::quota::Quota::new(node.clone(), limits.quota_bytes));
         let (serving, served) = channel::channel(true);
+        let (lost, leader_lost) = channel::channel(false);
         let kv = rpc::kv::Kv::new(node.clone(), quota.clone(), limits);
         let lease = rpc::lease::Lease::new(node.clone(), lessor.clone(), quota);
         let maintenance = rpc::maintenance::Maintenance::new(node.clone(), limits, snapshot_source(node));
@@ -102,6 +105,7 @@ impl Assembly {
             node: node.clone(),
             metrics: metrics.clone(),
             stopwatch: Arc::new(Stopwatch::new(clock.clone(), config.warning_unary_request_duration)),
+            leader_lost,
             kv: sized!(pb::kv_server::KvServer::new(kv)),
             watch: sized!(pb::watch_server::WatchServer::new(rpc::watch::WatchService::new(hub.clone()))),
             lease: sized!(pb::lease_server::LeaseServer::new(lease)),
@@ -114,7 +118,7 @@ impl Assembly {
             let (lessor, node, grace) = (lessor.clone(), node.clone(), node.leader_deadline());
             raft.spawn(async move { match lessor.run(&node, grace).await {} })
         };
-        let mut tasks = vec![expiry];
+        let mut tasks = vec![expiry, raft.spawn(leaderless::follow(node.clone(), hub.clone(), lost))];
         if let Some(compactor) = Compactor::new(config.auto_compaction, clock.now()) {
             let (node, clock) = (node.clone(), clock.clone());
             tasks.push(raft.spawn(async move { match compactor.run(&node, &clock).await {} }));
@@ -238,9 +242,15 @@ impl Grpc {
         let streams = STREAMS.contains(&path);
         let version = rpc::check::client_api_version(request.headers())?;
         self.metrics.server.client_requests.count(version, streams);
+        let needs_leader = rpc::check::requires_leader(request.headers());
+        if needs_leader && self.node.leadership().leader.is_none() {
+            return Err(raft::Error::NoLeader.into());
+        }
+        // The hub ends watches by itself, between two answers.
+        let leader_lost = (needs_leader && streams && path != WATCH).then(|| self.leader_lost.clone());
         method.started.inc();
         let (method, stopwatch) = (method.clone(), self.stopwatch.clone());
-        Ok(Some(Call { method, started: stopwatch.clock.now(), stopwatch, streams }))
+        Ok(Some(Call { method, started: stopwatch.clock.now(), stopwatch, streams, leader_lost }))
     }
 }
 
@@ -254,9 +264,11 @@ const LEARNERS: [&str; 5] = [
     "/grpc.health.v1.Health/Watch",
 ];
 
+const WATCH: &str = "/etcdserverpb.Watch/Watch";
+
 /// The methods that answer with a stream, whose code comes last.
 const STREAMS: [&str; 5] = [
-    "/etcdserverpb.Watch/Watch",
+    WATCH,
     "/etcdserverpb.KV/RangeStream",
     "/etcdserverpb.Lease/LeaseKeepAlive",
     "/etcdserverpb.Maintenance/Snapshot",
@@ -269,6 +281,8 @@ struct Call {
     stopwatch: Arc<Stopwatch>,
     started: Duration,
     streams: bool,
+    /// What the answer's stream ends by, if the client needs a leader.
+    leader_lost: Option<channel::Receiver<bool>>,
 }
 
 impl Call {
@@ -291,9 +305,10 @@ where
     Box::pin(async move {
         let Ok(mut response) = answer.await;
         rpc::size_limit::reword_head(response.headers_mut());
-        let Some(call) = call else { return response };
+        let Some(mut call) = call else { return response };
         if call.streams && !response.headers().contains_key("grpc-status") {
-            return response.map(|body| Body::new(Counted { body, call: Some(call) }));
+            let leader_lost = call.leader_lost.take().map(until_lost);
+            return response.map(|body| Body::new(Counted { body, call: Some(call), leader_lost }));
         }
         // A unary answer has its code in the head when it is a refusal; else it is well.
         call.method.received.inc();
@@ -320,10 +335,44 @@ fn code(headers: &HeaderMap) -> Code {
     headers.get("grpc-status").map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()))
 }
 
-/// The body of an answer; counts its end, by the trailers' code or as cancelled when the client went away.
+/// Returns when there has been no leader for too long.
+fn until_lost(mut leader_lost: channel::Receiver<bool>) -> Lost {
+    Box::pin(async move {
+        if leader_lost.wait_for(|&lost| lost).await.is_err() {
+            // The member stops, which ends streams in other words.
+            std::future::pending::<()>().await;
+        }
+    })
+}
+
+type Lost = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The trailers of a stream that ends for want of a leader.
+fn no_leader() -> HeaderMap {
+    let (head, _) = tonic::Status::from(rpc::Error::from(raft::Error::NoLeader)).into_http::<Body>().into_parts();
+    let mut trailers = head.headers;
+    trailers.remove(::http::header::CONTENT_TYPE);
+    trailers
+}
+
+/// The body of an answer; counts its end, by the trailers' code or as cancelled when the client went away, and ends it
+/// itself when the client needs a leader and there is none any more.
 struct Counted {
     body: Body,
     call: Option<Call>,
+    leader_lost: Option<Lost>,
+}
+
+impl Counted {
+    fn end(&mut self, trailers: &HeaderMap) {
+        if let Some(call) = self.call.take() {
+            let code = code(trailers);
+            if code == Code::Ok {
+                call.method.sent.inc();
+            }
+            call.end(code);
+        }
+    }
 }
 
 impl http_body::Body for Counted {
@@ -331,16 +380,20 @@ impl http_body::Body for Counted {
     type Error = tonic::Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        if let Some(lost) = &mut self.leader_lost
+            && lost.as_mut().poll(cx).is_ready()
+        {
+            (self.leader_lost, self.body) = (None, Body::empty());
+            let trailers = no_leader();
+            self.end(&trailers);
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
-            && let Some(call) = self.call.take()
         {
-            let code = code(trailers);
-            if code == Code::Ok {
-                call.method.sent.inc();
-            }
-            call.end(code);
+            self.end(trailers);
+            self.leader_lost = None;
         }
         Poll::Ready(frame)
     }

@@ -4,6 +4,8 @@
 //! is etcd's behaviour; where ours differs on purpose a test asks [`Member::is_etcd`].
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod members;
+
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
