@@ -412,3 +412,21 @@ async fn a_member_that_hears_nothing_disturbs_nobody() {
     assert_eq!(read(&cluster, deaf, "k", false).await.unwrap().as_deref(), Some("9"));
     assert_eq!(cluster.member(leader).server().node().leadership().term, term, "nobody was elected");
 }
+
+/// Followers may have written an entry that the leader's own disk has lost when it was killed. Back in the same term it
+/// would give another entry the same place, and the members would differ for ever without seeing it.
+#[tokio::test]
+async fn a_leader_that_was_killed_leads_again_only_in_a_new_term() {
+    let mut cluster = Cluster::start(3).await.unwrap();
+    let term = async |cluster: &Cluster, member: usize| {
+        let answer = kv(cluster, member).put(put("k", "v")).await.expect("a put").into_inner();
+        answer.header.expect("a header").raft_term
+    };
+    let leader = cluster.leader().await;
+    let before = term(&cluster, leader).await;
+    cluster.kill(leader).await;
+    cluster.restart(leader).await.unwrap();
+    let after = term(&cluster, leader).await;
+    assert!(after > before, "{after} is not behind {before}");
+    cluster.shutdown().await;
+}

@@ -716,8 +716,11 @@ fn raft_config(options: &Options, cluster_id: u64) -> openraft::Config {
         election_timeout_max,
         // A leader that lost its quorum falls silent, so that those who still hear it may elect another.
         quorum_loss_probe_interval: Some(election_timeout_max * 2),
-        // Followers write an entry while the leader's own disk does.
+        // Followers write an entry while the leader's own disk does …
         broadcast_submitted_on_append: Some(true),
+        // … so that they may hold what a leader that was killed has lost. Were it to lead on in the same term when it is
+        // back, it would give another entry the same term and index, and nobody would see that they differ.
+        enable_leader_restore: Some(false),
         max_payload_entries: ENTRIES_PER_REQUEST_MAX,
         backoff: BACKOFF.to_owned(),
         // Whoever is behind gets the log for as long as there is one, however far it is behind.
