@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jepsen::chaosfs::Directories;
+use jepsen::cluster::space;
 use jepsen::doctor;
 use jepsen::export;
 use jepsen::history::files::History;
+use jepsen::nemesis::schedule::{self, Kind as Nemesis};
 use jepsen::plan::Plan;
 use jepsen::report::{RunDir, Verdict};
 use jepsen::run::faults::Situation;
-use jepsen::run::{crash, faults, load};
+use jepsen::run::{chaos, crash, faults, load};
 use jepsen::target::Template;
 use jepsen::workload::Kind;
 
@@ -110,7 +112,16 @@ struct RunArgs {
     /// One more argument for the server; may be repeated
     #[arg(long = "etcd-args", allow_hyphen_values = true)]
     arguments: Vec<String>,
-    /// Fixes the requests
+    /// Members of a cluster that is started in namespaces of its own
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=7))]
+    members: Option<u32>,
+    /// What is broken meanwhile: kinds, `all`, or `swarm` for a part of all that the seed chooses
+    #[arg(long, value_delimiter = ',')]
+    nemesis: Vec<String>,
+    /// What makes a directory entry durable, where members live on chaosfs
+    #[arg(long, value_enum, default_value = "strict")]
+    dirs: Dirs,
+    /// Fixes the requests and the faults
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Concurrent clients
@@ -125,6 +136,32 @@ struct RunArgs {
     /// The run's directory instead of runs/…; with several workloads, one below it for each
     #[arg(long)]
     out: Option<PathBuf>,
+}
+
+impl RunArgs {
+    fn template(&self) -> std::io::Result<Template> {
+        let target = self.binary.as_ref().map_or(self.target.clone(), |binary| binary.display().to_string());
+        Template::new(&target, self.arguments.clone())
+    }
+}
+
+/// Kinds of faults by name.
+fn nemeses(names: &[String], seed: u64) -> anyhow::Result<Vec<Nemesis>> {
+    let possible = || -> Vec<Nemesis> {
+        let faketime = doctor::faketime().is_ok();
+        Nemesis::ALL.into_iter().filter(|kind| faketime || *kind != Nemesis::Clock).collect()
+    };
+    match names {
+        [one] if one == "all" => Ok(possible()),
+        [one] if one == "swarm" => Ok(schedule::swarm(&possible(), seed)),
+        names => names
+            .iter()
+            .map(|name| {
+                let known = || Nemesis::ALL.map(Nemesis::name).join(", ");
+                Nemesis::of(name).ok_or_else(|| anyhow::anyhow!("{name}: one of all, swarm, {}", known()))
+            })
+            .collect(),
+    }
 }
 
 fn workload(name: &str) -> Result<Kind, String> {
@@ -153,6 +190,11 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
         name => vec![workload(name).map_err(anyhow::Error::msg)?],
     };
     anyhow::ensure!(args.endpoints.is_empty() || kinds.len() == 1, "endpoints take one workload");
+    anyhow::ensure!(args.nemesis.is_empty() || args.members.is_some(), "faults need a cluster of ours: --members");
+    if args.members.is_some() && !space::moved() {
+        // Returns only when it fails.
+        space::enter().map_err(|error| anyhow::anyhow!("no network namespace: {error}"))?;
+    }
     let mut worst = Verdict::Valid;
     for kind in &kinds {
         let several = kinds.len() > 1;
@@ -167,11 +209,15 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
             rate: args.rate,
             readers: args.readers,
             nemeses: Vec::new(),
+            kinds: Vec::new(),
             out,
         };
-        let verdict = if args.endpoints.is_empty() {
-            let target = args.binary.as_ref().map_or(args.target.clone(), |binary| binary.display().to_string());
-            let template = Template::new(&target, args.arguments.clone())?;
+        let verdict = if let Some(members) = args.members {
+            let template = args.template()?;
+            let (kinds, directories) = (nemeses(&args.nemesis, args.seed)?, args.dirs.rules());
+            chaos::run(chaos::Options { template, members, kinds, directories, load: options }).await?
+        } else if args.endpoints.is_empty() {
+            let template = args.template()?;
             let data = tempfile::Builder::new().prefix("jepsen-").tempdir()?;
             let log = data.path().join("server.log");
             let mut server = template.start(&data.path().join("data"), &log)?;
@@ -274,6 +320,15 @@ enum Dirs {
     Journal,
 }
 
+impl Dirs {
+    fn rules(self) -> Directories {
+        match self {
+            Self::Strict => Directories::Strict,
+            Self::Journal => Directories::Journal,
+        }
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Workload {
     /// Sets, registers, compare-and-set, wide transactions, deletes, leases, refused requests, compactions
@@ -300,10 +355,7 @@ impl CrashArgs {
 async fn run(command: Command) -> anyhow::Result<Verdict> {
     match command {
         Command::PowerCut { crash, cuts, dirs, lying_sync } => {
-            let directories = match dirs {
-                Dirs::Strict => Directories::Strict,
-                Dirs::Journal => Directories::Journal,
-            };
+            let directories = dirs.rules();
             crash::run(crash::Options { lying_sync, ..crash.options(cuts, Some(directories))? }).await
         }
         Command::Kill { crash, kills } => crash::run(crash.options(kills, None)?).await,

@@ -1,7 +1,7 @@
 //! Which checkers judge which workload, and what they say together.
 
 use super::finding::{Finding, Judgement};
-use super::{append, lease, lock, members, reflector, revisions, search, set, totals, watch, wr};
+use super::{append, lease, liveness, lock, members, reflector, revisions, search, set, totals, watch, wr};
 use crate::history::files::History;
 use crate::workload::Kind;
 
@@ -16,6 +16,9 @@ pub fn judge(history: &History) -> Vec<Finding> {
     findings.push(order);
     findings.push(revisions::check(ops, &log));
     findings.push(members::check(ops, &history.faults));
+    if history.plan.healed > 0 {
+        findings.push(liveness::check(ops, &history.faults, &history.plan));
+    }
     if !history.streams.is_empty() {
         findings.push(watch::check(&history.streams, ops, &log));
     }

@@ -7,7 +7,7 @@ use crate::history::files::Fault;
 use crate::history::op::{Member, Op, Reply, Request};
 
 /// Faults that end a member's life: afterwards it may have applied less, and show older revisions until it caught up.
-const ENDS: [&str; 5] = ["kill", "power", "wipe", "restart", "rolling"];
+const ENDS: [&str; 7] = ["kill", "power", "rolling", "disk-full", "sync-error", "member", "broken"];
 
 /// Judges all answers to questions for status and hash.
 pub fn check(ops: &[Op], faults: &[Fault]) -> Finding {
@@ -44,7 +44,12 @@ pub fn check(ops: &[Op], faults: &[Fault]) -> Finding {
                 let hit = fault.nodes.contains(&op.node) && ENDS.iter().any(|name| fault.name.starts_with(name));
                 hit && fault.start <= op.end && fault.end >= earlier.start
             });
+            let wiped = faults.iter().any(|fault| {
+                fault.name == "member" && fault.nodes.contains(&op.node) && fault.start <= op.end && fault.end >= earlier.start
+            });
             let went_back = match () {
+                // Another member by the same name.
+                () if wiped => None,
                 () if member.term < old.term => Some(format!("term {} after {}", member.term, old.term)),
                 () if ended => None,
                 () if reply.rev < old_reply.rev => Some(format!("revision {} after {}", reply.rev, old_reply.rev)),

@@ -1,5 +1,6 @@
 //! Runs: a plan carried out against a target, judged and reported.
 
+pub mod chaos;
 pub mod crash;
 pub mod faults;
 pub mod load;
