@@ -18,8 +18,14 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::client::Client;
 use crate::history::files::Fault;
+use crate::history::op::{Op, Outcome, Request};
 
+/// Numbers of nemeses' own requests begin here, far above those of clients,
+const REQUESTS_FROM: u64 = 1 << 40;
+/// and they all have this number of a client.
+const PROCESS: u32 = 40_000;
 /// How the names of windows begin that no nemesis made, see [`Windows::broken`].
 pub const BROKEN: &str = "broken: ";
 
@@ -41,12 +47,28 @@ pub trait Nemesis: Send {
 pub struct Windows {
     started: Instant,
     faults: Arc<Mutex<Vec<Fault>>>,
+    requests: Arc<Mutex<Vec<Op>>>,
 }
 
 impl Windows {
     /// No faults yet, on this clock.
     pub fn new(started: Instant) -> Self {
-        Self { started, faults: Arc::default() }
+        Self { started, faults: Arc::default(), requests: Arc::default() }
+    }
+
+    /// Sends a request that belongs into the history, because it changes what clients may see.
+    pub async fn send(&self, client: &Client, node: u32, request: Request) -> Outcome {
+        let start = self.now();
+        let outcome = client.call(&request).await;
+        let mut requests = self.requests.lock();
+        let id = REQUESTS_FROM + requests.len() as u64;
+        requests.push(Op { id, process: PROCESS, node, start, end: self.now(), request, outcome: outcome.clone() });
+        outcome
+    }
+
+    /// Requests of nemeses so far.
+    pub fn requests(&self) -> Vec<Op> {
+        self.requests.lock().clone()
     }
 
     fn now(&self) -> u64 {

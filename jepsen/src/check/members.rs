@@ -32,7 +32,9 @@ pub fn check(ops: &[Op], faults: &[Fault]) -> Finding {
             }
             continue;
         }
-        if member.leader != "0" {
+        // A server may read term and leader one after the other: what it says twice in a row it means.
+        let twice = before.get(&op.node).is_some_and(|(.., old)| (old.term, &old.leader) == (member.term, &member.leader));
+        if member.leader != "0" && twice {
             let (leader, other) = *leaders.entry(member.term).or_insert((&member.leader, op.id));
             if leader != member.leader {
                 let text = format!("term {} has the leaders {leader} and {}", member.term, member.leader);

@@ -71,12 +71,6 @@ impl Client {
         Ok(bytes)
     }
 
-    /// Compacts, logically.
-    pub async fn compact(&self, at: i64) -> Result<(), Error> {
-        let mut client = self.kv();
-        self.within(client.compact(pb::CompactionRequest { revision: at, physical: false })).await.map(drop)
-    }
-
     /// All members, linearizably.
     pub async fn members(&self) -> Result<Vec<Listed>, Error> {
         let mut client = self.cluster();

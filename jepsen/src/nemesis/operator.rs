@@ -6,6 +6,7 @@ use anyhow::Context;
 
 use super::lane::{Fault, Outcome};
 use super::schedule::Kind;
+use crate::history::op::{Outcome as Answered, Request};
 
 /// A request of an operator may take so long.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -28,7 +29,8 @@ impl Fault<'_> {
                 let keep = self.rng.between(KEEP_REVISIONS, KEEP_REVISIONS_MAX) as i64;
                 let at = client.head().await? - keep;
                 anyhow::ensure!(at > 1, "too little to compact");
-                client.compact(at).await?;
+                let outcome = self.windows.send(&client, member, Request::Compact(at)).await;
+                anyhow::ensure!(matches!(outcome, Answered::Ok { .. }), "not answered");
                 Ok(Outcome { evidence: format!("compacted to revision {at}"), effect: 1 })
             }
             Kind::Defrag => {

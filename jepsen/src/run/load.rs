@@ -26,7 +26,7 @@ use crate::workload::{Kind, reader};
 const DEADLINE: Duration = Duration::from_secs(3);
 /// Final reads wait longer.
 const FINAL_DEADLINE: Duration = Duration::from_secs(15);
-/// After an unknown outcome a client waits before it goes on, as its server may be gone.
+/// Without an answer a client waits before it goes on, as its server may be gone.
 const AFTER_UNKNOWN: Duration = Duration::from_millis(20);
 /// Between two questions for a member's status.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
@@ -252,6 +252,7 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
         anyhow::bail!("the order of changes is incomplete from revision {gap} on: {}", missing.join("; "));
     }
     missing.iter().for_each(|why| eprintln!("jepsen: not compared: {why}"));
+    ops.extend(windows.requests());
     ops.sort_by_key(|op| (op.end, op.id));
     streams.sort_by_key(|stream| stream.id);
     let plan = Plan {
@@ -293,9 +294,9 @@ async fn drive(
             Step::Send(request) => {
                 let op = shared.send_as(id, &client, process, node, request).await;
                 script.learn(&op);
-                let unknown = op.is_unknown();
+                let failed = op.is_unknown() || op.is_refused();
                 ops.push(op);
-                if unknown {
+                if failed {
                     tokio::time::sleep(AFTER_UNKNOWN).await;
                 }
                 next = (next + interval).max(tokio::time::Instant::now() - interval);
