@@ -122,6 +122,13 @@ impl Spaces {
 
 impl Drop for Spaces {
     fn drop(&mut self) {
+        // Cables go with their namespace, but some time after it: the next cluster's must not meet them.
+        let cables = (0..self.0.len() as u32).map(cable);
+        for link in cables.chain([BRIDGE.to_owned()]) {
+            if let Err(error) = tool("ip", &["link", "delete", &link], "") {
+                eprintln!("jepsen: {error}");
+            }
+        }
         for child in &mut self.0 {
             if let Err(error) = child.kill().and_then(|()| child.wait()) {
                 eprintln!("jepsen: ending a namespace's holder: {error}");

@@ -35,9 +35,41 @@ pub struct Options {
     pub load: load::Options,
 }
 
+impl Options {
+    /// The arguments that run the same again.
+    fn arguments(&self) -> Vec<String> {
+        let kinds = self.kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(",");
+        let (load, time) = (&self.load, format!("{}s", self.load.time.as_secs()));
+        let rules = match self.directories {
+            Directories::Strict => "strict",
+            Directories::Journal => "journal",
+        };
+        let pairs = [
+            ("--members", self.members.to_string()),
+            ("--workload", load.kind.name().into()),
+            ("--time", time),
+            ("--seed", load.seed.to_string()),
+            ("--clients", load.clients.to_string()),
+            ("--rate", load.rate.to_string()),
+            ("--readers", load.readers.to_string()),
+            ("--dirs", rules.into()),
+            ("--binary", self.template.binary.display().to_string()),
+        ];
+        let mut words = vec!["run".to_owned()];
+        words.extend(pairs.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+        if !kinds.is_empty() {
+            words.extend(["--nemesis".to_owned(), kinds]);
+        }
+        words.extend(self.template.arguments.iter().map(|argument| format!("--etcd-args={argument}")));
+        words
+    }
+}
+
 /// Starts a cluster, runs the workload, breaks, mends, judges.
 pub async fn run(options: Options) -> anyhow::Result<Verdict> {
+    let arguments = options.arguments();
     let Options { template, members, kinds, directories, mut load } = options;
+    load.arguments = arguments;
     let name = format!("{}-{members}", load.kind.name());
     let dir = RunDir::create(load.out.as_deref(), &name, load.seed)?;
     let lanes = [LaneOf::Processes, LaneOf::Network, LaneOf::Operators];

@@ -65,6 +65,8 @@ pub struct Options {
     pub nemeses: Vec<Box<dyn Nemesis>>,
     /// Kinds of faults that each must have an effect, or the run proves nothing.
     pub kinds: Vec<String>,
+    /// The command's arguments, to run it again.
+    pub arguments: Vec<String>,
     /// The run's directory.
     pub out: Option<PathBuf>,
 }
@@ -263,11 +265,11 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
         rate: options.rate,
         seconds: options.time.as_secs(),
         target: options.target,
-        command: crate::report::command_line(),
+        command: format!("jepsen {}", options.arguments.join(" ")),
         base,
         nemeses: options.kinds,
         healed,
-        arguments: std::env::args().skip(1).collect(),
+        arguments: options.arguments,
     };
     Ok(History { plan, ops, streams, entries, faults: windows.faults() })
 }

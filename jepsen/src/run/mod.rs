@@ -5,3 +5,4 @@ pub mod crash;
 pub mod faults;
 pub mod load;
 mod reading;
+pub mod suite;
