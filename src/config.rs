@@ -85,10 +85,9 @@ pub struct Config {
     pub election_timeout_ms: u64,
     /// Ask for votes before raising the term.
     pub pre_vote: bool,
-    /// Refuse membership changes that would lose quorum. As all that is about other members, without effect while a
-    /// release runs one.
+    /// Refuse membership changes that would lose quorum.
     pub strict_reconfig_check: bool,
-    /// Most learners in a cluster; without effect for one member.
+    /// Most learners in a cluster.
     pub max_learners: usize,
     /// Applied entries between two snapshots.
     pub snapshot_count: u64,
@@ -99,9 +98,9 @@ pub struct Config {
     pub quota_backend_bytes: Option<u64>,
     /// What is compacted without being asked.
     pub auto_compaction: AutoCompaction,
-    /// Between two comparisons of all members' hashes; zero is never. Without effect for one member.
+    /// Between two comparisons of all members' hashes; zero is never.
     pub corrupt_check_time: Duration,
-    /// Between two comparisons of compaction hashes, when that gate is on. Without effect for one member.
+    /// Between two comparisons of compaction hashes, when that gate is on.
     pub compact_hash_check_time: Duration,
 
     /// Most operations in one transaction, in each of its lists.

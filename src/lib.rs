@@ -20,8 +20,10 @@
 //! # }
 //! ```
 //!
-//! The modules form a river: each uses only those below it (`server`, then [`rpc`] and [`http`], [`lessor`] and
-//! [`compactor`], [`raft`], [`watch`], [`state`], [`storage`], [`metrics`], [`tls`], [`clock`], [`config`], [`proto`]). The
+//! [`testing::Cluster`] starts several that do meet, and puts faults between them.
+//!
+//! The modules form a river: each uses only those below it ([`testing`], `server`, then [`rpc`] and [`http`], [`lessor`],
+//! [`compactor`] and [`corrupt`], [`raft`], [`watch`], [`state`], [`storage`], [`metrics`], [`tls`], [`clock`], [`config`], [`proto`]). The
 //! way of a Put: `rpc::kv` checks it, `raft::batch` joins it to a log entry, `storage::log` makes it durable, `raft::apply` gives
 //! it to [`state::Store`], whose events go to [`watch::Hub`]; then it is answered. ARCHITECTURE.md walks the rest.
 
@@ -30,6 +32,7 @@
 pub mod clock;
 pub mod compactor;
 pub mod config;
+pub mod corrupt;
 pub mod http;
 pub mod lessor;
 pub mod metrics;
@@ -39,6 +42,7 @@ pub mod rpc;
 mod server;
 pub mod state;
 pub mod storage;
+pub mod testing;
 pub mod tls;
 pub mod watch;
 

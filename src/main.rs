@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "main/dev.rs"]
+mod dev;
 #[path = "main/notify.rs"]
 mod notify;
 #[path = "main/parent.rs"]
@@ -11,14 +13,13 @@ mod snapshot;
 #[path = "main/stop.rs"]
 mod stop;
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use kelson::Config;
-use kelson::config::{self, LogLevel, Parsed, help, logging};
+use kelson::config::{self, Parsed, help, logging};
 
 /// One allocator for many threads; glibc's gives large buffers back to the kernel after every page of answers.
 #[global_allocator]
@@ -29,7 +30,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 enum Command {
     /// A member with its data on disk.
     Server,
-    /// A member in memory for as long as the parent lives.
+    /// Members in memory for as long as the parent lives.
     Dev,
     /// Work on snapshot files.
     Snapshot,
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
     let program = if args.is_empty() { OsString::new() } else { args.remove(0) };
     match take_command(&program, &mut args) {
         Ok(Command::Server) => serve(args),
-        Ok(Command::Dev) => serve_for_parent(args),
+        Ok(Command::Dev) => dev::run(args),
         Ok(Command::Snapshot) => snapshot::run(args),
         Err(unknown) => end_with(&config::Error::Usage(format!("unknown command: {}", unknown.display()))),
     }
@@ -89,56 +90,6 @@ fn serve(args: Vec<OsString>) -> ExitCode {
         };
         run(*config, ready, stop::asked()).await
     })
-}
-
-/// `kelson dev [flags]`: nothing is kept, the port is free unless one is given, the environment is not read, and when
-/// the parent ends, so does the member. Standard output gets one line, for programs: where it listens.
-fn serve_for_parent(args: Vec<OsString>) -> ExitCode {
-    let (config, given) = match Config::from_args(args, []) {
-        Ok(Parsed::Run { config, given, .. }) => (config, given),
-        Ok(Parsed::Print(text)) => return print(&text),
-        Err(error) => return end_with(&error),
-    };
-    let config = match in_memory(*config, &given) {
-        Ok(config) => config,
-        Err(error) => return end_with(&error),
-    };
-    if let Err(error) = logging::init(&config.log) {
-        return complain(&error.to_string());
-    }
-    block_on(async {
-        let ready = |endpoint: &str| {
-            let line = serde_json::json!({ "endpoint": endpoint, "pid": std::process::id() });
-            if let Err(error) = write_out(&format!("{line}\n")) {
-                tracing::warn!(%error, "nobody reads where the member listens");
-            }
-        };
-        let (told, orphaned) = (stop::asked(), parent::ended());
-        let asked = async {
-            tokio::select! {
-                reason = told => reason,
-                () = orphaned => "the parent ended",
-            }
-        };
-        run(config, ready, asked).await
-    })
-}
-
-/// Turns a configuration into one for `kelson dev`.
-fn in_memory(config: Config, given: &BTreeSet<&str>) -> Result<Config, config::Error> {
-    if let Some(flag) = ["data-dir", "wal-dir"].iter().find(|flag| given.contains(*flag)) {
-        let text = format!("kelson dev keeps nothing, so --{flag} has no meaning: leave it out, or run kelson server");
-        return Err(config::Error::Usage(text));
-    }
-    let test = Config::for_test();
-    let mut config = Config { data_dir: None, listen_peer_urls: test.listen_peer_urls, ..config };
-    if !given.contains("listen-client-urls") {
-        config.listen_client_urls = test.listen_client_urls;
-    }
-    if !given.contains("log-level") {
-        config.log.level = LogLevel::Warn;
-    }
-    Ok(config)
 }
 
 /// Runs a member until `asked` says why to stop, or until it fails.
@@ -255,15 +206,5 @@ mod tests {
     fn under_the_name_of_etcd_there_are_no_commands() {
         let left = vec![OsString::from("dev")];
         assert_eq!(take("/usr/local/bin/etcd", &["dev"]), (Ok(Command::Server), left));
-    }
-
-    #[test]
-    fn a_dev_member_keeps_nothing_and_takes_a_given_port() {
-        let config = Config::default();
-        let dev = in_memory(config.clone(), &BTreeSet::new()).unwrap();
-        assert_eq!((dev.data_dir, dev.listen_client_urls[0].to_string()), (None, "http://127.0.0.1:0".into()));
-        let dev = in_memory(config.clone(), &BTreeSet::from(["listen-client-urls"])).unwrap();
-        assert_eq!(dev.listen_client_urls, config.listen_client_urls);
-        assert!(in_memory(config, &BTreeSet::from(["data-dir"])).is_err());
     }
 }

@@ -6,6 +6,7 @@ mod gather;
 mod identify;
 mod listen;
 mod pages;
+mod pause;
 mod recover;
 pub mod restore;
 mod services;
@@ -24,6 +25,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::config::{Address, Config, Url};
+use crate::corrupt;
 use crate::metrics::Metrics;
 use crate::proto::etcdserverpb as pb;
 use crate::raft::peers::{self, Dial, Io, Links};
@@ -35,6 +37,8 @@ use crate::tls::{self, Transports};
 use crate::watch::{self, Hub};
 use dispatch::Dispatch;
 use gather::Traffic;
+pub(crate) use pause::Pause;
+pub(crate) use recover::MemoryDisk;
 use services::Assembly;
 use workers::{Worker, Workers};
 
@@ -49,17 +53,19 @@ const PEER_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Parts of a member that only tests change.
 pub(crate) struct Plumbing {
-    /// A socket that is bound already, in place of `--listen-peer-urls`.
-    pub peer_listener: Option<std::net::TcpListener>,
     /// Which ways to the other members are cut.
     pub links: Option<Links>,
     /// By which the member's leases run.
     pub clock: Clock,
+    /// What a member in memory has for a disk, and finds again when it is started on it once more.
+    pub disk: Option<MemoryDisk>,
+    /// The ids of a member in memory that was there before: its own and its cluster's.
+    pub ids: Option<(u64, u64)>,
 }
 
 impl Default for Plumbing {
     fn default() -> Self {
-        Self { peer_listener: None, links: None, clock: Clock::system() }
+        Self { links: None, clock: Clock::system(), disk: None, ids: None }
     }
 }
 
@@ -100,6 +106,9 @@ pub enum Error {
     /// Raft did not come up.
     #[error("raft: {0}")]
     Raft(#[from] raft::Error),
+    /// The member's data is not that of the others, or could not be compared.
+    #[error("corruption check: {0}")]
+    Corrupt(#[from] corrupt::Error),
     /// A certificate, key or CA cannot be used.
     #[error(transparent)]
     Tls(#[from] tls::Error),
@@ -149,12 +158,13 @@ impl Server {
         let metrics = Arc::new(Metrics::new(&config));
         let opened = {
             let (config, metrics, clock) = (config.clone(), metrics.clone(), clock.clone());
-            tokio::task::spawn_blocking(move || recover::open(&config, &metrics, &clock))
+            tokio::task::spawn_blocking(move || recover::open(&config, plumbing.disk.as_ref(), &metrics, &clock))
                 .await
                 .map_err(io::Error::other)??
         };
         let dial: Arc<dyn Dial> = Arc::new(PeerDial(transports.dialer.clone()));
-        let identify::Identified { identity, initial_members } = identify::identify(&config, &opened, &dial).await?;
+        let identify::Identified { identity, initial_members } =
+            identify::identify(&config, &opened, plumbing.ids, &dial).await?;
         let identity = Arc::new(identity);
         metrics.set_member_id(identity.member_id);
         let hub = {
@@ -205,11 +215,18 @@ impl Server {
             raft,
             _data_dir: opened.data_dir,
         };
-        server.listen_for_peers(&config, &transports, plumbing.peer_listener)?;
+        server.listen_for_peers(&config, &transports)?;
         server.listen_for_metrics(&config, &transports)?;
         tokio::select! {
             ready = server.node.ready() => ready?,
             reason = server.node.failed() => return Err(raft::Error::Fatal(reason).into()),
+        }
+        if config.feature_gates.is_on("InitialCorruptCheck")
+            && let Err(error) = corrupt::before_serving(&server.node).await
+        {
+            // It may lead by now, which is for others to do, and whoever starts it again finds its files closed.
+            server.shutdown().await;
+            return Err(error.into());
         }
         server.listen(&config, &transports, &metrics)?;
         server.publish(&config).await?;
@@ -217,12 +234,7 @@ impl Server {
     }
 
     /// Opens the port for other members, which is served by the thread that runs Raft.
-    fn listen_for_peers(
-        &mut self,
-        config: &Config,
-        transports: &Transports,
-        bound: Option<std::net::TcpListener>,
-    ) -> Result<(), Error> {
+    fn listen_for_peers(&mut self, config: &Config, transports: &Transports) -> Result<(), Error> {
         let options = listen::Options {
             max_concurrent_streams: PEER_STREAMS_MAX,
             keepalive_interval: PEER_KEEPALIVE_INTERVAL,
@@ -233,13 +245,9 @@ impl Server {
         };
         let on_raft = Arc::new(Workers::start(1, self.raft.handle())?);
         let handler = Dispatch { services: Some(self.assembly.peer_services()), pages: None };
-        let mut bound = bound;
         for url in &config.listen_peer_urls {
             let options = listen::Options { tls: options.tls.clone().filter(|_| url.is_tls()), ..options.clone() };
-            let listener = match bound.take() {
-                Some(listener) => listener,
-                None => listen::bind(address(url)?, &options)?,
-            };
+            let listener = listen::bind(address(url)?, &options)?;
             tracing::info!(%url, address = %listener.local_addr()?, "listening for peers");
             self.accept(listener, &on_raft, handler.clone(), options);
         }
@@ -370,12 +378,18 @@ impl Server {
         self.node.failed().await
     }
 
-    /// Stops gracefully: refuses new connections, ends watches, lets calls finish, brings the checkpoint up to date.
+    /// Stops gracefully: hands the leadership over, refuses new connections, ends watches, lets calls finish, brings the
+    /// checkpoint up to date.
     pub async fn shutdown(self) {
         let node = self.node.clone();
         if let Err(error) = self.raft.run(async move { node.give_up_leadership().await }).await {
             tracing::warn!(%error, "leadership not handed over");
         }
+        self.stop().await;
+    }
+
+    /// As [`Server::shutdown`], but there is nobody to lead after this member.
+    pub(crate) async fn stop(self) {
         self.draining.send_replace(true);
         self.assembly.stop();
         self.hub.close(tonic::Status::unavailable("etcdserver: server stopped"));
@@ -400,6 +414,13 @@ impl Server {
         if tokio::task::spawn_blocking(move || drop(self)).await.is_err() {
             tracing::warn!("a thread panicked at the end");
         }
+    }
+
+    /// Lets no thread that runs tasks of this member run any, until what this gives is dropped. For tests.
+    pub(crate) async fn pause(&self) -> Pause {
+        let mut handles = self.workers.own_handles();
+        handles.push(self.raft.handle().clone());
+        Pause::of(&handles).await
     }
 
     /// Ends at once, as a killed process does: nothing is flushed, drained or told. For tests.

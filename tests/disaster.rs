@@ -74,7 +74,8 @@ async fn the_last_member_goes_on_alone_with_everything_and_grows_again() {
     let joined = Member::start_with(joining).await;
     assert_eq!(joined.range(range("k", "l")).await.count, 50);
     // The old third member is of no cluster any more.
-    let old = tokio::time::timeout(std::time::Duration::from_secs(60), kelson::Server::start(config(data.path(), ports, 2)));
+    let old =
+        tokio::time::timeout(std::time::Duration::from_secs(60), kelson::Server::start(config(data.path(), ports, 2)));
     let refusal = old.await.expect("it is told").err().expect("it was removed").to_string();
     assert!(refusal.contains("permanently removed"), "{refusal}");
     joined.shutdown().await;

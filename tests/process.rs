@@ -1,6 +1,7 @@
 //! The program as whoever starts it sees it: ready, told to stop, left alone.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -40,8 +41,36 @@ fn a_dev_member_says_where_it_listens_and_stops_well_when_asked() {
         let line = first_line(&mut stdout);
         assert_eq!(line["pid"], member.0.id());
         assert!(line["endpoint"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{line}");
+        assert_eq!(line["endpoints"], serde_json::json!([line["endpoint"]]));
         kill_process(Pid::from_child(&member.0), signal).unwrap();
         assert_eq!(member.0.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_dev_cluster_says_where_its_members_listen_and_stops_well_when_asked() {
+    let (mut cluster, mut stdout) = start(Command::new(KELSON).args(["dev", "--members", "3"]));
+    let line = first_line(&mut stdout);
+    assert_eq!(line["pid"], cluster.0.id());
+    let endpoints: Vec<_> = line["endpoints"].as_array().unwrap().iter().map(|url| url.as_str().unwrap()).collect();
+    assert_eq!((endpoints.len(), line["endpoint"].as_str()), (3, Some(endpoints[0])));
+    for endpoint in endpoints {
+        let mut connection = TcpStream::connect(endpoint.strip_prefix("http://").unwrap()).unwrap();
+        connection.write_all(b"GET /readyz HTTP/1.1\r\nhost: member\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    kill_process(Pid::from_child(&cluster.0), Signal::TERM).unwrap();
+    assert_eq!(cluster.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_dev_cluster_has_one_to_seven_members() {
+    for count in ["0", "8", "three", ""] {
+        let output = Command::new(KELSON).args(["dev", &format!("--members={count}")]).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && text.contains("--members"), "{text}");
     }
 }
 

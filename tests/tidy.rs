@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules, highest first. A module uses only modules below it.
-const ORDER: [&[&str]; 13] = [
+const ORDER: [&[&str]; 14] = [
     &["main"],
+    &["testing"],
     &["server"],
     &["rpc", "http"],
-    &["lessor", "compactor"],
+    &["lessor", "compactor", "corrupt"],
     &["raft"],
     &["watch"],
     &["state"],

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::flag::{parse_urls, split_list};
+use super::gates::Gate;
 use super::number::{parse_duration, parse_int};
 use super::tls::{self, TlsVersion};
 use super::{
@@ -105,7 +106,8 @@ impl Draft {
     /// `--feature-gates`; a gate that changes nothing here is told.
     pub fn set_feature_gates(&mut self, text: &str) -> Result<(), String> {
         self.config.feature_gates.set(text)?;
-        let changed: Vec<_> = self.config.feature_gates.iter().filter(|(gate, on)| *on != gate.default).collect();
+        let is_vain = |gate: &Gate, on: bool| on != gate.default && !gate.is_honoured;
+        let changed: Vec<_> = self.config.feature_gates.iter().filter(|(gate, on)| is_vain(gate, *on)).collect();
         for (gate, on) in changed {
             self.warn(format!("the feature gate {}={on} has no effect: {}", gate.name, gate.here));
         }
@@ -291,6 +293,9 @@ impl Draft {
     }
 
     fn check_timing(&self) -> Result<(), String> {
+        if self.config.compact_hash_check_time.is_zero() {
+            return Err("--compact-hash-check-time must be >0 (set to 0s)".into());
+        }
         let (heartbeat, election) = (self.config.heartbeat_interval_ms, self.config.election_timeout_ms);
         if heartbeat == 0 {
             return Err("--heartbeat-interval must be >0 (set to 0ms)".into());

@@ -14,7 +14,6 @@ pub struct Group {
 
 const OWN_TITLE: &str = "Kelson";
 const NO_PEERS: &str = "a peer's connection is tried for life every two seconds, and every call has its own deadline";
-const SEVERAL_MEMBERS: &str = "it is about several members, and this release runs one";
 const NO_PAUSES: &str = "compaction goes in slices too short to be felt, behind the writes";
 const NO_DISCOVERY: &str = "this release does not look members up";
 const LEAVE_OUT_DISCOVERY: &str = "leave the flag out and name the members with --initial-cluster";
@@ -461,16 +460,14 @@ const FEATURES: &[Flag] = &[
         "corrupt-check-time",
         "0s",
         Kind::Duration(|d| &mut d.config.corrupt_check_time),
-        "Between two comparisons of all members' hashes; 0 is never. One member has nobody to compare with.",
-    )
-    .without(SEVERAL_MEMBERS),
+        "Between two comparisons of all members' hashes by the leader; 0 is never.",
+    ),
     Flag::new(
         "compact-hash-check-time",
         "1m",
         Kind::Duration(|d| &mut d.config.compact_hash_check_time),
-        "Between two comparisons of compaction hashes. One member has nobody to compare with.",
-    )
-    .without(SEVERAL_MEMBERS),
+        "Between two comparisons of hashes at compactions by the leader, with the gate CompactHashCheck.",
+    ),
     Flag::new(
         "compaction-batch-limit",
         "1000",

@@ -15,6 +15,8 @@ pub struct Gate {
     pub default: bool,
     /// What the gate does here.
     pub here: &'static str,
+    /// Whether turning it changes anything.
+    pub is_honoured: bool,
     /// The flag that had its place in etcd 3.5, without `experimental-`.
     pub old_flag: &'static str,
 }
@@ -37,15 +39,13 @@ impl Stage {
     }
 }
 
-const ONE_MEMBER: &str = "one member has nobody to compare with";
-
 /// All gates, by name.
 pub static GATES: [Gate; 11] = [
     alpha(ALL_ALPHA, "", "as each gate of the stage"),
     Gate { default: false, ..beta(ALL_BETA, "", "as each gate of the stage") },
-    alpha("CompactHashCheck", "compact-hash-check-enabled", ONE_MEMBER),
+    honoured(alpha("CompactHashCheck", "compact-hash-check-enabled", "the leader compares hashes at compactions")),
     beta("FastLeaseKeepAlive", "", "keep-alives never wait for the log"),
-    alpha("InitialCorruptCheck", "initial-corrupt-check", ONE_MEMBER),
+    honoured(alpha("InitialCorruptCheck", "initial-corrupt-check", "no start with data that is not the others'")),
     alpha("LeaseCheckpoint", "enable-lease-checkpoint", "not done"),
     alpha("LeaseCheckpointPersist", "enable-lease-checkpoint-persist", "not done"),
     alpha("PriorityRequest", "", "not done"),
@@ -58,11 +58,15 @@ const ALL_ALPHA: &str = "AllAlpha";
 const ALL_BETA: &str = "AllBeta";
 
 const fn alpha(name: &'static str, old_flag: &'static str, here: &'static str) -> Gate {
-    Gate { name, stage: Stage::Alpha, default: false, here, old_flag }
+    Gate { name, stage: Stage::Alpha, default: false, here, is_honoured: false, old_flag }
 }
 
 const fn beta(name: &'static str, old_flag: &'static str, here: &'static str) -> Gate {
-    Gate { name, stage: Stage::Beta, default: true, here, old_flag }
+    Gate { name, stage: Stage::Beta, default: true, here, is_honoured: false, old_flag }
+}
+
+const fn honoured(gate: Gate) -> Gate {
+    Gate { is_honoured: true, ..gate }
 }
 
 /// The gates at their values.

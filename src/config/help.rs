@@ -9,7 +9,8 @@ const WIDTH: usize = 100;
 /// What stands before the flags, and after what is wrong with one.
 pub const USAGE: &str = "Usage:
   kelson [server] [flags]    Run a member.
-  kelson dev                 Run a member in memory, on a free port, for as long as its parent lives.
+  kelson dev [--members N]   Run a member, or a cluster of up to 7, in memory, on free ports, for as long as the
+                             parent lives; where clients connect is printed as one line of JSON.
   kelson snapshot COMMAND    Save, look at and restore snapshots: see kelson snapshot --help.
   etcd [flags]               The same program under the name etcd takes flags only.
 

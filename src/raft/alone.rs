@@ -77,7 +77,11 @@ fn replay(log: &Log, store: &Store, mark: &mut Mark) -> io::Result<()> {
             match entry.payload {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(proposal) => {
-                    let (_, _, batch) = proposal.parts();
+                    let (origin, sequence, batch) = proposal.parts();
+                    if !mark.is_news(origin, sequence, entry.log_id.index) {
+                        mark.log_id = Some(entry.log_id);
+                        continue;
+                    }
                     for command in Command::decode_batch(batch).map_err(io::Error::other)? {
                         // The answers belong to clients that are long gone.
                         store.apply(&command);

@@ -1,7 +1,7 @@
 //! openraft's state machine: committed entries go to the state, its events to the watch hub, its answers to whoever
 //! proposed. In that order, so that a client that has its answer finds the write in every read and on every watch.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,7 +33,24 @@ pub struct Mark {
     pub membership: StoredMembership,
     /// Members that were removed; they never return.
     pub removed: BTreeSet<u64>,
+    /// The last batch of each proposing process.
+    pub batches: BTreeMap<u64, LastBatch>,
 }
+
+/// How far a process's batches have been applied. It proposes them one after the other, so that one which is not newer
+/// has been applied already, or was given up for a newer one: whoever has no answer may send a batch again, to whichever
+/// member leads by then, and it is applied once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastBatch {
+    /// Its number.
+    pub sequence: u64,
+    /// The log entry it came with.
+    pub index: u64,
+}
+
+/// Processes whose batches are remembered; those that were silent longest are forgotten first. Far more than there are
+/// members, and one that is forgotten would have to repeat a batch from before so many starts.
+const PROCESSES_MAX: usize = 256;
 
 /// A mark as it is stored.
 #[derive(Serialize, Deserialize)]
@@ -42,13 +59,19 @@ struct StoredMark {
     membership: StoredMembership,
     #[serde(default)]
     removed: BTreeSet<u64>,
+    #[serde(default)]
+    batches: BTreeMap<u64, LastBatch>,
 }
 
 impl Mark {
     /// The bytes kept in the checkpoint and in snapshot files.
     pub fn encode(&self) -> Vec<u8> {
-        let stored =
-            StoredMark { log_id: self.log_id, membership: self.membership.clone(), removed: self.removed.clone() };
+        let stored = StoredMark {
+            log_id: self.log_id,
+            membership: self.membership.clone(),
+            removed: self.removed.clone(),
+            batches: self.batches.clone(),
+        };
         serde_json::to_vec(&stored).expect("numbers, texts and maps with text keys are JSON")
     }
 
@@ -57,8 +80,22 @@ impl Mark {
     /// # Errors
     /// When they are no mark.
     pub fn decode(bytes: &[u8]) -> io::Result<Self> {
-        let StoredMark { log_id, membership, removed } = serde_json::from_slice(bytes)?;
-        Ok(Self { log_id, membership, removed })
+        let StoredMark { log_id, membership, removed, batches } = serde_json::from_slice(bytes)?;
+        Ok(Self { log_id, membership, removed, batches })
+    }
+
+    /// Notes a batch; `false` when it was applied before, or given up for a newer one of the same process.
+    pub(super) fn is_news(&mut self, origin: u64, sequence: u64, index: u64) -> bool {
+        let last = self.batches.get(&origin);
+        if last.is_some_and(|last| sequence <= last.sequence) {
+            return false;
+        }
+        if last.is_none() && self.batches.len() >= PROCESSES_MAX {
+            let oldest = self.batches.iter().min_by_key(|(_, last)| last.index).map(|(&origin, _)| origin);
+            oldest.map(|oldest| self.batches.remove(&oldest));
+        }
+        self.batches.insert(origin, LastBatch { sequence, index });
+        true
     }
 
     /// Takes over a newer membership; whoever is not in it any more is removed.
@@ -156,9 +193,13 @@ impl Shared {
         Ok(replaced)
     }
 
-    fn apply_proposal(&self, index: u64, proposal: &Proposal) -> io::Result<()> {
+    fn apply_proposal(&self, mark: &mut Mark, index: u64, proposal: &Proposal) -> io::Result<()> {
         let mut meter = self.meter.entry();
         let (origin, sequence, batch) = proposal.parts();
+        if !mark.is_news(origin, sequence, index) {
+            tracing::debug!(origin, sequence, index, "a batch that was sent twice is passed over");
+            return Ok(());
+        }
         let commands = Command::decode_batch(batch).map_err(io::Error::other)?;
         let mut results = Vec::with_capacity(commands.len());
         let mut batches = Vec::with_capacity(commands.len());
@@ -233,7 +274,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 let mut mark = self.shared.mark.lock();
                 match entry.payload {
                     EntryPayload::Blank => {}
-                    EntryPayload::Normal(proposal) => self.shared.apply_proposal(entry.log_id.index, &proposal)?,
+                    EntryPayload::Normal(proposal) => {
+                        self.shared.apply_proposal(&mut mark, entry.log_id.index, &proposal)?;
+                    }
                     EntryPayload::Membership(membership) => {
                         mark.follow(StoredMembership::new(Some(entry.log_id), membership));
                         self.shared.note_membership(&mark.membership);
@@ -272,5 +315,39 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Held>, io::Error> {
         Ok(self.snapshots.current())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_was_sent_twice_is_news_once() {
+        let mut mark = Mark::default();
+        assert!(mark.is_news(1, 1, 10) && mark.is_news(2, 1, 11), "each process counts for itself");
+        assert!(!mark.is_news(1, 1, 12), "sent again");
+        assert!(mark.is_news(1, 3, 13), "the one between was given up");
+        assert!(!mark.is_news(1, 2, 14), "and came late");
+        let mut mark = Mark::decode(&mark.encode()).unwrap();
+        assert!(!mark.is_news(1, 3, 15) && mark.is_news(1, 4, 15), "known over a restart");
+    }
+
+    #[test]
+    fn the_process_that_was_silent_longest_is_forgotten_first() {
+        let mut mark = Mark::default();
+        for origin in 0..PROCESSES_MAX as u64 {
+            assert!(mark.is_news(origin, 1, origin));
+        }
+        assert!(mark.is_news(0, 2, 1000), "heard of again");
+        assert!(mark.is_news(5000, 1, 1001));
+        assert_eq!(mark.batches.len(), PROCESSES_MAX);
+        assert!(!mark.is_news(0, 2, 1002) && !mark.batches.contains_key(&1));
+    }
+
+    #[test]
+    fn a_mark_of_a_version_that_knew_no_batches_is_read() {
+        let old = br#"{"log_id":null,"membership":{"log_id":null,"membership":{"configs":[],"nodes":{}}}}"#;
+        assert!(Mark::decode(old).unwrap().batches.is_empty());
     }
 }

@@ -23,7 +23,7 @@ const WAITING_BYTES_MAX: usize = 256 << 20;
 /// Commands that may wait.
 const WAITING_COMMANDS_MAX: usize = 1 << 20;
 
-/// Batches whose fate is unknown, above which those that nobody waits for any more are looked for and forgotten.
+/// Batches on their way, above which those that nobody waits for any more are looked for and forgotten.
 const PENDING_SWEEP: usize = 64;
 
 /// Where the result of one command goes.
@@ -36,9 +36,6 @@ pub enum Delivered {
     Committed,
     /// It will not be answered by apply; the error says whether it may have been done all the same.
     Failed(Error),
-    /// It was sent to the leader and not answered. It may be in the log, so that apply may still answer it; whoever
-    /// waits gives up at its own deadline.
-    Unknown,
 }
 
 /// Collects commands into proposals and keeps the replies until apply takes them.
@@ -180,18 +177,17 @@ impl Batcher {
     pub async fn run<F: Future<Output = Delivered>>(&self, deliver: impl Fn(u64, Proposal) -> F) {
         while let Some((sequence, proposal)) = self.next().await {
             match deliver(sequence, proposal).await {
-                Delivered::Committed => {}
+                Delivered::Committed => self.sweep(),
                 Delivered::Failed(error) => {
                     for reply in self.remove(sequence).into_iter().flatten() {
                         drop(reply.send(Err(error.clone())));
                     }
                 }
-                Delivered::Unknown => self.sweep(),
             }
         }
     }
 
-    /// Forgets batches that may never be applied and that nobody waits for.
+    /// Forgets batches that nobody waits for any more: they are committed, but this member, cut off, has not heard of it.
     fn sweep(&self) {
         let mut pending = self.pending.lock();
         if pending.len() > PENDING_SWEEP {

@@ -2,8 +2,9 @@
 //! waits. Whoever proposed gets its answer from its own apply, on every member alike: the same commands give the same
 //! results everywhere.
 //!
-//! A batch is tried again only while it is certain that it is in nobody's log: the leader refused it, or could not be
-//! reached at all. One that was sent and not answered is never sent again, or it could be applied twice.
+//! A batch that has no answer is sent again, to whichever member leads by then, for as long as somebody waits for it:
+//! apply knows a batch that it has seen before ([`LastBatch`](super::apply::LastBatch)), so that it is done once at most, and
+//! whoever lost a leader in the middle of a write waits for an election instead of being told that nobody knows.
 
 use std::time::Duration;
 
@@ -12,16 +13,15 @@ use tokio::time::timeout;
 
 use super::batch::Delivered;
 use super::error::Error;
-use super::peers::Failure;
 use super::types::{Proposal, TypeConfig};
 use super::{Leadership, Node};
 use crate::proto::peer;
 
-/// Pause before a batch that was refused, and is therefore in no log, is tried again.
+/// Pause before a batch that was not accepted is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Why a batch is in nobody's log.
-struct Refused;
+/// No answer: the member does not lead, or has not said that the batch is committed.
+struct NotAccepted;
 
 impl Node {
     /// Delivers a client's batch, wherever the leader is.
@@ -34,11 +34,11 @@ impl Node {
             let tried = match leader {
                 Some(leader) if leader == self.identity.member_id => self.append(proposal.clone()).await,
                 Some(leader) => self.forward(leader, &proposal).await,
-                None => Err(Refused),
+                None => Err(NotAccepted),
             };
             match tried {
                 Ok(delivered) => return delivered,
-                Err(Refused) => self.await_change(RETRY_INTERVAL).await,
+                Err(NotAccepted) => self.await_change(RETRY_INTERVAL).await,
             }
         }
     }
@@ -52,10 +52,10 @@ impl Node {
         self.append(proposal).await.unwrap_or(Delivered::Failed(Error::NotLeader))
     }
 
-    /// A batch that another member sent: whether it is committed, or in nobody's log.
+    /// A batch that another member sent: whether it is committed.
     ///
     /// # Errors
-    /// When its fate is unknown.
+    /// This member is about to end.
     pub(super) async fn accept(&self, proposal: Proposal) -> Result<bool, Error> {
         if !self.is_leader() {
             return Ok(false);
@@ -63,28 +63,33 @@ impl Node {
         match self.append(proposal).await {
             Ok(Delivered::Committed) => Ok(true),
             Ok(Delivered::Failed(error)) => Err(error),
-            Ok(Delivered::Unknown) => Err(Error::LeaderChanged),
-            Err(Refused) => Ok(false),
+            Err(NotAccepted) => Ok(false),
         }
     }
 
-    async fn append(&self, proposal: Proposal) -> Result<Delivered, Refused> {
-        match self.raft.client_write(proposal).await {
-            Ok(_) => Ok(Delivered::Committed),
-            Err(error) => refusal(&error),
+    async fn append(&self, proposal: Proposal) -> Result<Delivered, NotAccepted> {
+        let mut leadership = self.leadership.subscribe();
+        let me = Some(self.identity.member_id);
+        tokio::select! {
+            written = self.raft.client_write(proposal) => match written {
+                Ok(_) => Ok(Delivered::Committed),
+                Err(error) => refusal(&error),
+            },
+            // Cut off from its quorum it would wait for as long as it is; the next leader may have the batch by then.
+            _ = leadership.wait_for(|now| now.leader != me) => Err(NotAccepted),
         }
     }
 
-    async fn forward(&self, leader: u64, proposal: &Proposal) -> Result<Delivered, Refused> {
-        let Some(peer) = self.peers.get(leader) else { return Err(Refused) };
+    async fn forward(&self, leader: u64, proposal: &Proposal) -> Result<Delivered, NotAccepted> {
+        let Some(peer) = self.peers.get(leader) else { return Err(NotAccepted) };
         let request = peer::ProposeRequest { envelope: peer.envelope(), proposal: proposal.bytes().clone() };
-        let call = peer.entries(self.request_timeout(), |mut client| async move { client.propose(request).await });
+        let call = peer.entries(self.leader_deadline() * 2, |mut client| async move { client.propose(request).await });
         match call.await {
             Ok(peer::ProposeResponse { accepted: true }) => Ok(Delivered::Committed),
-            Ok(peer::ProposeResponse { accepted: false }) | Err(Failure::NotSent(_)) => Err(Refused),
-            Err(Failure::Unknown(status)) => {
-                tracing::debug!(%status, leader = format!("{leader:x}"), "no answer to a forwarded batch");
-                Ok(Delivered::Unknown)
+            Ok(peer::ProposeResponse { accepted: false }) => Err(NotAccepted),
+            Err(failure) => {
+                tracing::debug!(%failure, leader = format!("{leader:x}"), "no answer to a forwarded batch");
+                Err(NotAccepted)
             }
         }
     }
@@ -100,13 +105,13 @@ impl Node {
     }
 }
 
-fn refusal(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Result<Delivered, Refused> {
+fn refusal(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Result<Delivered, NotAccepted> {
     match error {
-        // It does not lead, hands the leadership over, or a stall of this process let its own lease run out: nothing was
-        // appended.
-        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => Err(Refused),
-        // Cut from this log by another leader; another member's log may still hold it.
-        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => Ok(Delivered::Failed(Error::LeaderChanged)),
+        // It does not lead, hands the leadership over, or a stall of this process let its own lease run out; or another
+        // leader has cut the entry from this log.
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_)) => {
+            Err(NotAccepted)
+        }
         RaftError::APIError(error) => Ok(Delivered::Failed(Error::Fatal(error.to_string()))),
         RaftError::Fatal(openraft::errors::Fatal::Stopped) => Ok(Delivered::Failed(Error::Stopped)),
         RaftError::Fatal(error) => Ok(Delivered::Failed(Error::Fatal(error.to_string()))),

@@ -171,12 +171,19 @@ impl Peers {
 
     /// Follows the membership: makes new members known, forgets those that are gone, takes over changed URLs. Must be
     /// called on the runtime that is to drive the connections.
+    ///
+    /// A membership without anybody is that of a new cluster which has not begun, and says nothing. One that is applied
+    /// may lag behind the one that Raft goes by, so that whom Raft still, or already, holds a way to is kept: there must
+    /// not be two ways to one member, of which only one hears of its answers and of its new URLs.
     pub fn update(&self, membership: &Membership) {
         let me = self.identity.member_id;
         for (&id, info) in membership.nodes().filter(|(id, _)| **id != me) {
             self.peer(id, info);
         }
-        self.peers.write().retain(|id, _| membership.get_node(id).is_some());
+        if membership.nodes().next().is_some() {
+            let is_held = |peer: &Arc<Peer>| Arc::strong_count(peer) > 1;
+            self.peers.write().retain(|id, peer| membership.get_node(id).is_some() || is_held(peer));
+        }
     }
 }
 
@@ -236,7 +243,6 @@ impl Peer {
     }
 
     /// What every message begins with.
-    #[expect(clippy::unnecessary_wraps, reason = "the wire type's field is an option")]
     pub fn envelope(&self) -> Option<Envelope> {
         Some(Envelope { cluster_id: self.cluster_id, from: self.from, to: self.id, group: GROUP })
     }
@@ -446,5 +452,33 @@ impl AsyncWrite for Counted {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn membership(ids: &[u64]) -> Membership {
+        let voters: BTreeSet<u64> = ids.iter().copied().collect();
+        let nodes: BTreeMap<u64, MemberInfo> = ids.iter().map(|id| (*id, MemberInfo::default())).collect();
+        Membership::new(vec![voters], nodes).unwrap()
+    }
+
+    #[tokio::test]
+    async fn there_is_one_way_to_a_member_for_as_long_as_anybody_holds_it() {
+        let peers = Peers::new(Arc::new(Identity::new(1, 1)), Arc::new(Tcp), None, Clock::system());
+        let held = peers.peer(2, &MemberInfo::default());
+        drop(peers.peer(3, &MemberInfo::default()));
+        peers.update(&Membership::default());
+        assert_eq!(peers.all().len(), 2, "the cluster has not begun");
+        peers.update(&membership(&[1]));
+        assert!(peers.get(3).is_none() && peers.get(2).is_some_and(|peer| Arc::ptr_eq(&peer, &held)));
+        let info = MemberInfo { peer_urls: vec!["http://127.0.0.1:1".into()], ..MemberInfo::default() };
+        peers.peer(2, &info);
+        assert_eq!(*held.urls(), info.peer_urls, "whoever holds it hears of its URLs");
+        drop(held);
+        peers.update(&membership(&[1]));
+        assert!(peers.get(2).is_none());
     }
 }

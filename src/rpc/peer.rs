@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::lessor::Lessor;
@@ -18,6 +19,8 @@ use crate::raft::{self, Node};
 pub struct Peer {
     node: Arc<Node>,
     lessor: Arc<Lessor>,
+    /// One hash at a time: it walks over everything, and whoever asks again does not wait for the first any more.
+    hashing: Arc<Semaphore>,
 }
 
 /// Log entries being answered.
@@ -26,7 +29,7 @@ pub type Appends = Pin<Box<dyn Stream<Item = Result<peer::AppendResponse, Status
 impl Peer {
     /// Serves the node's peers.
     pub fn new(node: Arc<Node>, lessor: Arc<Lessor>) -> Self {
-        Self { node, lessor }
+        Self { node, lessor, hashing: Arc::new(Semaphore::new(1)) }
     }
 
     fn admit(&self, envelope: Option<&peer::Envelope>) -> Result<(), Status> {
@@ -181,8 +184,15 @@ impl peer_server::Peer for Peer {
     async fn hash_kv(&self, request: Request<peer::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
         let request = request.into_inner();
         self.admit(request.envelope.as_ref())?;
+        let permit = Arc::clone(&self.hashing).acquire_owned().await;
+        let permit = permit.map_err(|_| Status::unavailable("no hashes any more"))?;
         let store = Arc::clone(self.node.store());
-        let hash = super::off_the_io_thread(move || store.hash_kv(request.revision)).await?;
+        let hash = super::off_the_io_thread(move || {
+            // Held until the hash is there, also when nobody waits for it any more.
+            let _one_at_a_time = permit;
+            store.hash_kv(request.revision)
+        });
+        let hash = hash.await?;
         let hash = hash.map_err(super::Error::from)?;
         Ok(Response::new(pb::HashKvResponse {
             header: super::header::now(&self.node),

@@ -59,11 +59,17 @@ fn kept(data_dir: &DataDir) -> Result<Option<(u64, u64)>, Error> {
     Ok(Some((id(&kept.member_id)?, id(&kept.cluster_id)?)))
 }
 
-/// Finds out who this member is, and sees to it that it stays so.
+/// Finds out who this member is, and sees to it that it stays so. `known` are its own id and its cluster's, where
+/// somebody else has kept them.
 ///
 /// # Errors
 /// [`Error::Recovery`] when the member cannot join, was there before, or its data is another's.
-pub async fn identify(config: &Config, opened: &Opened, dial: &Arc<dyn Dial>) -> Result<Identified, Error> {
+pub async fn identify(
+    config: &Config,
+    opened: &Opened,
+    known: Option<(u64, u64)>,
+    dial: &Arc<dyn Dial>,
+) -> Result<Identified, Error> {
     let fresh = |identity| {
         let initial_members = match config.initial_cluster_state {
             ClusterState::New => initial_members(config),
@@ -74,6 +80,9 @@ pub async fn identify(config: &Config, opened: &Opened, dial: &Arc<dyn Dial>) ->
     if let Some(data_dir) = &opened.data_dir
         && let Some((member_id, cluster_id)) = kept(data_dir)?
     {
+        return Ok(fresh(Identity::new(member_id, cluster_id)));
+    }
+    if let Some((member_id, cluster_id)) = known {
         return Ok(fresh(Identity::new(member_id, cluster_id)));
     }
     let members: Vec<u64> = opened.mark.membership.membership().nodes().map(|(id, _)| *id).collect();

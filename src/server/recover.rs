@@ -50,11 +50,26 @@ pub struct Opened {
     pub snapshots: Snapshots,
 }
 
-/// Opens a member's files; blocks for as long as that takes.
+/// The disk of a member in memory, for tests that end the member and start it again; clones are the same disk.
+#[derive(Clone)]
+pub struct MemoryDisk {
+    /// Holds the log, and can lose power.
+    pub log: SimDisk,
+    /// A directory for the snapshot files, which are files whatever holds the log.
+    pub snapshots: PathBuf,
+}
+
+/// Opens a member's files; blocks for as long as that takes. `memory` is the disk of a member without a data directory;
+/// if there is none, it has a new one that ends with it.
 ///
 /// # Errors
 /// [`Error`] naming the file and the way out.
-pub fn open(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Opened, Error> {
+pub fn open(
+    config: &Config,
+    memory: Option<&MemoryDisk>,
+    metrics: &Arc<Metrics>,
+    clock: &Clock,
+) -> Result<Opened, Error> {
     match &config.data_dir {
         Some(dir) => {
             let opened = open_dir(config, dir, metrics, clock)?;
@@ -64,7 +79,7 @@ pub fn open(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Op
             drop(opened);
             open_dir(config, dir, metrics, clock)
         }
-        None => open_memory(config, metrics, clock),
+        None => open_memory(config, memory, metrics, clock),
     }
 }
 
@@ -81,23 +96,29 @@ fn log_options(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> LogOpt
     }
 }
 
-fn open_memory(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Opened, Error> {
-    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+fn open_memory(
+    config: &Config,
+    memory: Option<&MemoryDisk>,
+    metrics: &Arc<Metrics>,
+    clock: &Clock,
+) -> Result<Opened, Error> {
+    let disk: Arc<dyn Disk> = Arc::new(memory.map_or_else(SimDisk::new, |memory| memory.log.clone()));
     let log_dir = Path::new("/log");
     disk.create_dir_all(log_dir)?;
     let (log, recovered) = Log::open(disk, log_dir, log_options(config, metrics, clock))?;
-    let store = Arc::new(Store::new());
-    let mark = Mark::default();
+    let log = Arc::new(log);
+    let (snapshots, loaded) = match memory {
+        Some(memory) => {
+            let snapshots = Snapshots::open(Arc::new(RealDisk), memory.snapshots.clone())?;
+            let loaded = from_snapshot(&snapshots, Span::of(&log, &recovered)?)?;
+            (snapshots, loaded)
+        }
+        None => (Snapshots::memory_only(), None),
+    };
+    let Loaded { store, mark } = loaded.unwrap_or_else(|| Loaded { store: Store::new(), mark: Mark::default() });
+    let store = Arc::new(store);
     let checkpoint = Checkpoint::memory_only(&store, clock.clone());
-    Ok(Opened {
-        data_dir: None,
-        log: Arc::new(log),
-        recovered,
-        store,
-        mark,
-        checkpoint,
-        snapshots: Snapshots::memory_only(),
-    })
+    Ok(Opened { data_dir: None, log, recovered, store, mark, checkpoint, snapshots })
 }
 
 fn open_dir(config: &Config, dir: &Path, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Opened, Error> {
@@ -106,9 +127,7 @@ fn open_dir(config: &Config, dir: &Path, metrics: &Arc<Metrics>, clock: &Clock) 
     let options = LogOptions { must_exist: !data_dir.is_new(), ..log_options(config, metrics, clock) };
     let (log, recovered) = Log::open(disk.clone(), data_dir.log_dir(), options)?;
     let log = Arc::new(log);
-    // Only for its reading of the marks; the node makes its own.
-    let marks = LogStore::new(log.clone(), &recovered).map_err(|error| Error::Recovery(error.to_string()))?;
-    let span = Span { purged: marks.purged().map_or(0, |id| id.index), last: marks.last_index() };
+    let span = Span::of(&log, &recovered)?;
     let snapshots = Snapshots::open(disk, data_dir.snapshot_dir())?;
     let snapshot_index = snapshots.newest_mark()?.and_then(|mark| mark.log_id).map_or(0, |id| id.index);
     let (engine, loaded) = open_checkpoint(&data_dir.state_dir().join("checkpoint"), span, snapshot_index)?;
@@ -162,6 +181,12 @@ struct Span {
 }
 
 impl Span {
+    fn of(log: &Arc<Log>, recovered: &Recovered) -> Result<Self, Error> {
+        // Only for its reading of the marks; the node makes its own.
+        let marks = LogStore::new(log.clone(), recovered).map_err(|error| Error::Recovery(error.to_string()))?;
+        Ok(Self { purged: marks.purged().map_or(0, |id| id.index), last: marks.last_index() })
+    }
+
     /// Whether a state at `mark` can be continued with this log.
     ///
     /// A member alone applies what its log holds durably, so a log that ends before is not the one it had. One of

@@ -27,6 +27,7 @@ use super::stopwatch::Stopwatch;
 use crate::clock::Clock;
 use crate::compactor::Compactor;
 use crate::config::Config;
+use crate::corrupt;
 use crate::http;
 use crate::lessor::Lessor;
 use crate::metrics::{GrpcMethod, Metrics};
@@ -117,6 +118,14 @@ impl Assembly {
         if let Some(compactor) = Compactor::new(config.auto_compaction, clock.now()) {
             let (node, clock) = (node.clone(), clock.clone());
             tasks.push(raft.spawn(async move { match compactor.run(&node, &clock).await {} }));
+        }
+        if !config.corrupt_check_time.is_zero() {
+            let (node, interval) = (node.clone(), config.corrupt_check_time);
+            tasks.push(raft.spawn(async move { match corrupt::run_periodic(&node, interval).await {} }));
+        }
+        if config.feature_gates.is_on("CompactHashCheck") {
+            let (node, interval) = (node.clone(), config.compact_hash_check_time);
+            tasks.push(raft.spawn(async move { match corrupt::run_compaction(&node, interval).await {} }));
         }
         pages::mirror(metrics, node, hub);
         let probe = Arc::new(pages::NodeProbe(node.clone()));

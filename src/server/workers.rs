@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch as channel};
 /// The runtimes that serve connections.
 pub struct Workers {
     /// Threads of their own; none when connections are served by the thread that runs Raft.
-    _own: Vec<Worker>,
+    own: Vec<Worker>,
     handles: Vec<Handle>,
     next: AtomicUsize,
     open: channel::Sender<usize>,
@@ -98,7 +98,12 @@ impl Workers {
         if handles.is_empty() {
             handles.push(raft.clone());
         }
-        Ok(Self { _own: own, handles, next: AtomicUsize::new(0), open: channel::channel(0).0 })
+        Ok(Self { own, handles, next: AtomicUsize::new(0), open: channel::channel(0).0 })
+    }
+
+    /// Where to spawn on each thread that these have for themselves.
+    pub fn own_handles(&self) -> Vec<Handle> {
+        self.own.iter().map(|worker| worker.handle().clone()).collect()
     }
 
     /// Counts a connection.

@@ -26,9 +26,12 @@ def free_ports(count):
 class Plane:
     """One control plane on one store, in a folder of its own."""
 
-    def __init__(self, store, folder):
+    def __init__(self, store, folder, members=1):
         self.store, self.folder = store, folder
-        self.client_port, self.peer_port, self.api_port, self.manager_port, self.scheduler_port = free_ports(5)
+        self.api_port, self.manager_port, self.scheduler_port, *ports = free_ports(3 + 2 * members)
+        # The members of the store, by the name of their process.
+        names = ["store"] + [f"store-{number}" for number in range(1, members)]
+        self.members = dict(zip(names, zip(ports[:members], ports[members:])))
         self.api = Api(self.api_port, TOKEN)
         self.running = {}
         os.makedirs(folder, exist_ok=True)
@@ -49,24 +52,37 @@ class Plane:
             self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | environment)
 
     def start_store(self):
-        client, peer = f"http://127.0.0.1:{self.client_port}", f"http://127.0.0.1:{self.peer_port}"
+        for name in self.members:
+            self.start_member(name)
+
+    def start_member(self, name):
+        client, peer = (f"http://127.0.0.1:{port}" for port in self.members[name])
         flags = {
-            "name": "one",
-            "data-dir": self.path("data"),
+            "name": name,
+            "data-dir": self.path(f"data-{name}"),
             "listen-client-urls": client,
             "advertise-client-urls": client,
             "listen-peer-urls": peer,
             "initial-advertise-peer-urls": peer,
-            "initial-cluster": f"one={peer}",
+            "initial-cluster": ",".join(f"{one}=http://127.0.0.1:{port}" for one, (_, port) in self.members.items()),
             "watch-progress-notify-interval": "5s",  # as kubeadm sets it
             "log-level": "warn",
         }
-        self.start("store", [os.environ[self.store.upper()]] + [f"--{name}={value}" for name, value in flags.items()])
+        self.start(name, [os.environ[self.store.upper()]] + [f"--{flag}={value}" for flag, value in flags.items()])
+
+    def leader(self):
+        """The name of the member that leads the store."""
+        while True:
+            for name in self.members:
+                with contextlib.suppress(OSError):
+                    if "\netcd_server_is_leader 1\n" in self.ask_store("/metrics", name):
+                        return name
+            time.sleep(0.1)
 
     def start_apiserver(self):
         key = self.path("service-accounts.key")
         flags = {
-            "etcd-servers": f"http://127.0.0.1:{self.client_port}",
+            "etcd-servers": ",".join(f"http://127.0.0.1:{client}" for client, _ in self.members.values()),
             "etcd-compaction-interval": "60s",
             "bind-address": "127.0.0.1",
             "secure-port": self.api_port,
@@ -129,20 +145,20 @@ class Plane:
             process.wait()
 
     def stop_all(self):
-        for name in ("kube-scheduler", "kube-controller-manager", "kube-apiserver", "store"):
+        for name in ("kube-scheduler", "kube-controller-manager", "kube-apiserver", *self.members):
             if name in self.running:
                 self.stop(name)
 
-    def ask_store(self, path):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.client_port}{path}", timeout=5) as answer:
+    def ask_store(self, path, member="store"):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.members[member][0]}{path}", timeout=5) as answer:
             return answer.read().decode()
 
-    def wait_store(self):
-        """Seconds until the store says that it is healthy."""
+    def wait_store(self, member="store"):
+        """Seconds until a member of the store says that it is healthy."""
         started = time.monotonic()
         while time.monotonic() - started < START_SECONDS:
             with contextlib.suppress(OSError):
-                if '"health":"true"' in self.ask_store("/health"):
+                if '"health":"true"' in self.ask_store("/health", member):
                     break
             time.sleep(0.02)
         return time.monotonic() - started

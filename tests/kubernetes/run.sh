@@ -3,9 +3,10 @@
 # disk: thousands of objects, a Deployment whose Pods are scheduled to nodes without kubelets, watches, paged lists, a custom resource, and a
 # SIGKILL of the member in the middle of it. Every check is a line, `ok NAME` or `FAIL NAME: why`; figures come at the end.
 #
-# usage: tests/kubernetes/run.sh [--etcd] [--only-etcd] [--quick] [--configmaps N] [--pods N] [--keep DIR]
+# usage: tests/kubernetes/run.sh [--etcd] [--only-etcd] [--quick] [--members N] [--configmaps N] [--pods N] [--keep DIR]
 #   --etcd        the same again with etcd, for comparison (--only-etcd: without kelson)
 #   --quick       leaves out waiting for the API server's own consistency check, which comes five minutes after its start
+#   --members N   members of the store, the leader of which is killed (default 1)
 #   --configmaps  how many ConfigMaps are created (default 3000)     --pods  how many Pods (default 200)
 #   --keep DIR    keeps the logs and data there
 # environment:

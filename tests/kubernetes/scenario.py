@@ -249,19 +249,20 @@ class Scenario:
         for thread in threads:
             thread.start()
         time.sleep(3)
-        self.plane.stop("store", signal.SIGKILL)
+        victim = self.plane.leader()
+        self.plane.stop(victim, signal.SIGKILL)
         killed[0] = time.monotonic()
         before = len(created)
         time.sleep(OUTAGE_SECONDS)
-        self.plane.start_store()
-        self.figures["store: restart to healthy, s"] = round(self.plane.wait_store(), 2)
+        self.plane.start_member(victim)
+        self.figures["store: restart to healthy, s"] = round(self.plane.wait_store(victim), 2)
         try:
             wait_for("writes after the restart", lambda: len(created) > before + 50)
         finally:
             ended.set()
             for thread in threads:
                 thread.join()
-        self.figures[f"store killed (and {OUTAGE_SECONDS} s down) to first write, s"] = round(first_after[0], 1)
+        self.figures[f"store's leader killed (and {OUTAGE_SECONDS} s down) to first write, s"] = round(first_after[0], 1)
         print(f"     {len(created)} creations acknowledged ({before} before the kill), {len(unknown)} unknown, counters at {counters}")
         found = {item["metadata"]["name"]: item["data"].get("text") for item in self.api.items(path)}
         made = {name for name in found if name.startswith("made-")}
@@ -345,7 +346,7 @@ class Scenario:
     def health(self):
         equal(self.api.is_ready(), True)
         equal(self.plane.ended(), {}, "processes that ended:")
-        for name in ("kube-apiserver", "store"):
+        for name in ("kube-apiserver", *self.plane.members):
             with open(self.plane.path(f"{name}.log"), errors="replace") as log:
                 bad = [line for line in log if any(word in line for word in PANICS)]
             equal(bad[:1], [], f"{name}:")
@@ -362,6 +363,7 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--configmaps", type=int, default=3000)
     parser.add_argument("--pods", type=int, default=200)
+    parser.add_argument("--members", type=int, default=1)
     parser.add_argument("--keep")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
@@ -369,7 +371,7 @@ def main():
     done = []
     with tempfile.TemporaryDirectory(prefix="kelson-kubernetes-") as scratch:
         for store in stores:
-            plane = Plane(store, os.path.join(options.keep or scratch, store))
+            plane = Plane(store, os.path.join(options.keep or scratch, store), options.members)
             scenario = Scenario(plane, options)
             done.append(scenario)
             try:

@@ -11,9 +11,10 @@ use super::flags::{Flag, Given};
 
 /// Before the flags.
 pub const HELP: &str =
-    "Makes the data directory of a new one-member cluster from a snapshot file, kelson's or etcd's, with all
+    "Makes the data directory of a member of a new cluster from a snapshot file, kelson's or etcd's, with all
 keys, revisions, leases (their time begins anew) and alarms. The directory must be new or empty. Start the
-member on it with the same --name and --initial-* flags, if any were given here.
+member on it with the same --name and --initial-* flags, if any were given here. For several members, restore
+each from the same file, with the same --initial-cluster and its own --name.
 
 Usage:
   kelson snapshot restore FILE --data-dir DIR [flags]
@@ -24,6 +25,11 @@ Examples:
 
   Under Kubernetes, so that caches do not take old data for new (as the Kubernetes documentation advises for etcd):
   kelson snapshot restore backup.db --data-dir /var/lib/kelson --bump-revision 1000000000 --mark-compacted
+
+  One of three members:
+  kelson snapshot restore backup.db --data-dir /var/lib/kelson --name a \\
+      --initial-cluster a=http://10.0.0.1:2380,b=http://10.0.0.2:2380,c=http://10.0.0.3:2380 \\
+      --initial-advertise-peer-urls http://10.0.0.1:2380
 
   From the files of a stopped etcd:
   kelson snapshot restore /var/lib/etcd/member/snap/db --data-dir /var/lib/kelson --skip-hash-check
@@ -36,8 +42,8 @@ pub const FLAGS: &[Flag] = &[
     text("name", "NAME", "The member's name. Default: default"),
     text(
         "initial-cluster",
-        "NAME=URL",
-        "The member and its peer URLs. Default: the name with --initial-advertise-peer-urls",
+        "NAME=URL,…",
+        "The members and their peer URLs. Default: the name with --initial-advertise-peer-urls",
     ),
     text("initial-cluster-token", "TEXT", "Goes into the ids of cluster and member. Default: etcd-cluster"),
     text("initial-advertise-peer-urls", "URLS", "The member's peer URLs. Default: http://localhost:2380"),

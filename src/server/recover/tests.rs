@@ -39,7 +39,7 @@ impl Dir {
     fn open(&self) -> Result<Opened, Error> {
         let config = Config { data_dir: Some(self.0.path().to_owned()), ..Config::for_test() };
         let metrics = Arc::new(Metrics::new(&config));
-        open(&config, &metrics, &Clock::system())
+        open(&config, None, &metrics, &Clock::system())
     }
 
     fn state(&self) -> PathBuf {

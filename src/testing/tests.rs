@@ -1,0 +1,92 @@
+//! The cluster's own promises: what is kept and lost over a kill, and who reaches whom.
+
+use super::*;
+use crate::proto::etcdserverpb::kv_client::KvClient;
+
+async fn put(cluster: &Cluster, number: usize, key: &str) -> Result<i64, tonic::Status> {
+    let request = pb::PutRequest { key: key.to_owned().into(), value: "v".into(), ..pb::PutRequest::default() };
+    let answer = KvClient::new(cluster.member(number).channel()).put(request).await?.into_inner();
+    Ok(answer.header.unwrap().revision)
+}
+
+#[tokio::test]
+async fn clusters_of_every_small_size_start_and_agree() {
+    for size in [1, 2, 3, 5] {
+        let cluster = Cluster::start(size).await.unwrap();
+        for number in 0..size {
+            put(&cluster, number, "k").await.unwrap();
+        }
+        assert_eq!(cluster.await_same_state().await.revision, 1 + size as i64);
+        assert_eq!(cluster.membership().len(), size);
+        assert_eq!(cluster.endpoints().len(), size);
+        cluster.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_killed_cluster_comes_back_with_everything_that_was_answered() {
+    for on_disk in [false, true] {
+        let builder = Cluster::builder();
+        let mut cluster = if on_disk { builder.on_disk() } else { builder }.start().await.unwrap();
+        let mut revision = 0;
+        for n in 0..20 {
+            revision = put(&cluster, n % 3, &format!("k{n}")).await.unwrap();
+        }
+        let (before, ids) = (cluster.await_same_state().await, [0, 1, 2].map(|n| cluster.member(n).id()));
+        cluster.restart_all(&[0, 1, 2]).await.unwrap();
+        assert_eq!((cluster.await_same_state().await, before.revision), (before, revision));
+        assert_eq!([0, 1, 2].map(|n| cluster.member(n).id()), ids);
+        put(&cluster, 0, "after").await.unwrap();
+        assert!(cluster.await_same_state().await.revision > revision);
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_is_alone_again_has_its_snapshot_and_the_log_behind_it() {
+    let mut cluster =
+        Cluster::builder().members(1).config(|config| config.snapshot_catchup_entries = 0).start().await.unwrap();
+    for n in 0..10 {
+        put(&cluster, 0, &format!("k{n}")).await.unwrap();
+    }
+    cluster.snapshot(0).await;
+    let log = || cluster.member(0).server().node().log().sizes().entries;
+    while log() > 5 {
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+    put(&cluster, 0, "behind").await.unwrap();
+    let before = cluster.await_same_state().await;
+    cluster.restart(0).await.unwrap();
+    assert_eq!(cluster.await_same_state().await, before);
+}
+
+#[tokio::test]
+async fn a_cut_is_one_way_and_healing_opens_every_way() {
+    let cluster = Cluster::start(3).await.unwrap();
+    let id = |number| cluster.member(number).id();
+    cluster.cut(0, 1);
+    assert!(!cluster.links.is_open(id(0), id(1)) && cluster.links.is_open(id(1), id(0)));
+    cluster.partition(&[&[0], &[1, 2]]);
+    let open = |from, to| cluster.links.is_open(id(from), id(to));
+    assert!(open(1, 2) && open(2, 1) && !open(0, 1) && !open(1, 0) && !open(0, 2) && !open(2, 0));
+    cluster.heal();
+    assert!(open(0, 1));
+}
+
+#[tokio::test]
+async fn members_come_go_stand_still_and_go_on() {
+    let mut cluster = Cluster::start(3).await.unwrap();
+    let added = cluster.add_member().await.unwrap();
+    put(&cluster, added, "k").await.unwrap();
+    cluster.pause(added).await;
+    assert!(cluster.member(added).is_paused());
+    put(&cluster, 0, "k").await.unwrap();
+    cluster.resume(added);
+    cluster.await_same_state().await;
+    cluster.remove_member(added).await.unwrap();
+    assert_eq!((cluster.membership().len(), cluster.endpoints().len(), cluster.running()), (3, 3, vec![0, 1, 2]));
+    let learner = cluster.add_learner().await.unwrap();
+    assert!(cluster.member(learner).server().node().is_learner());
+    // A paused member ends like any other.
+    cluster.pause(0).await;
+    cluster.shutdown().await;
+}
