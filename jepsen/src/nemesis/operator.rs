@@ -11,9 +11,9 @@ use crate::history::op::{Outcome as Answered, Request};
 /// A request of an operator may take so long.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// A compaction keeps at least this many revisions, so that watches that were just broken find what they missed,
-const KEEP_REVISIONS: u64 = 1000;
+const KEEP_REVISIONS: u64 = 100;
 /// and at most so many.
-const KEEP_REVISIONS_MAX: u64 = 4000;
+const KEEP_REVISIONS_MAX: u64 = 1500;
 /// Between two looks at who leads after a hand-over.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Looks at who leads after a hand-over.

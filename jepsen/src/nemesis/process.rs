@@ -6,14 +6,14 @@ use rustix::process::Signal;
 
 use super::lane::{Fault, Outcome, wait};
 use super::schedule::Kind;
-use crate::chaosfs::Cut;
+use crate::chaosfs::{Counters, Cut};
 
 /// A member that was told to end does so within this.
 const END_MAX: Duration = Duration::from_secs(20);
 /// A stopped process is seen as stopped after this long, or never.
 const STOP_MAX: Duration = Duration::from_secs(2);
-/// Free bytes that are left on a disk that is about to be full.
-const ROOM_LEFT: u64 = 64 << 10;
+/// A disk fault is held this much longer when nothing has met it yet: a server writes into files made before.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// How long syncs hang before a power cut in half of the cuts, in milliseconds.
 const HOLD_SYNCS_MS: (u64, u64) = (5, 80);
 /// How long slow syncs take, in milliseconds.
@@ -159,7 +159,7 @@ impl Fault<'_> {
             self.cluster.disk(*member, |fs| {
                 let used = fs.bytes_used();
                 fs.faults(|faults| match kind {
-                    Kind::DiskFull => faults.capacity_bytes = Some(used + ROOM_LEFT),
+                    Kind::DiskFull => faults.capacity_bytes = Some(used),
                     Kind::SlowSync => faults.slow_sync = Some(delay),
                     _ if all_syncs => faults.fail_all_syncs = true,
                     _ => faults.fail_sync_in = Some(1),
@@ -167,6 +167,16 @@ impl Fault<'_> {
             });
         }
         self.hold().await;
+        let until = Instant::now() + PATIENCE;
+        let met = |(member, before): (&u32, &Counters)| {
+            let hit = |after: Counters| after.faults_hit > before.faults_hit || kind == Kind::SlowSync;
+            hits(*member).is_some_and(hit)
+        };
+        while !members.iter().zip(&before).any(met) && Instant::now() < until {
+            if !wait(Duration::from_millis(100), &mut self.stop).await {
+                break;
+            }
+        }
         let mut story = Vec::new();
         let mut effect = 0;
         for (member, before) in members.iter().zip(before) {
