@@ -256,6 +256,31 @@ async fn a_leader_that_was_deposed_unheard_ends_no_lease_that_its_successor_has_
     }
 }
 
+/// By its own clock the lease had ended, and it said so, while its revocation waited for a quorum that it had lost; the
+/// successor gave the lease its whole time again, and a client that had been told of its end met it alive.
+#[tokio::test]
+async fn a_leader_that_was_deposed_unheard_calls_no_lease_gone_that_its_successor_has_renewed() {
+    let cluster = Cluster::builder().timing(20, 1000).start().await.unwrap();
+    let old = cluster.leader().await;
+    let id = grant(&cluster, old, 60).await;
+    let new = hand_over_unheard(&cluster, old).await;
+    assert_eq!(renew(&cluster, new, id).await, 60);
+    cluster.skew(old, Duration::from_secs(1000));
+    let mut client = lease(&cluster, old);
+    let asked = tokio::spawn(async move {
+        let mut stream = Duplex::open(|requests| async move { client.lease_keep_alive(requests).await });
+        stream.send(pb::LeaseKeepAliveRequest { id }).await;
+        stream.next().await.expect("an answer")
+    });
+    until_noticed(&cluster, old).await;
+    cluster.heal();
+    // It may find nobody to ask; but what it says must be so.
+    if let Ok(answer) = asked.await.unwrap() {
+        assert_eq!(answer.ttl, 60);
+    }
+    assert_eq!(renew(&cluster, old, id).await, 60);
+}
+
 #[tokio::test]
 async fn a_leader_that_was_deposed_unheard_answers_no_read() {
     let cluster = Cluster::builder().timing(20, 1000).start().await.unwrap();

@@ -3,6 +3,7 @@
 //! A retry would turn an unknown outcome into a false one. The crash runs use
 //! [`Client::perform`], all other workloads [`Client::call`] and [`Client::watch`]; observers use the reads.
 
+mod admin;
 mod call;
 mod watch;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+pub use self::admin::{Listed, Standing};
 pub use self::watch::Watcher;
 use crate::history::{Action, Answer, Doom, Key, Kv, Outcome, Value};
 use crate::proto::etcdserverpb as pb;
@@ -23,6 +25,11 @@ use crate::proto::mvccpb;
 
 /// Answers may be as large as a whole observed state.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
+/// A connection whose other end is silent for so long is asked whether it is there (etcd refuses questions that come
+/// more often than every five seconds) …
+const PING_EVERY: Duration = Duration::from_secs(6);
+/// … and given up when it does not say so.
+const PING_DEADLINE: Duration = Duration::from_secs(3);
 /// Keys in one page of a full read.
 const PAGE_KEYS: i64 = 2000;
 /// A lease id that nobody grants.
@@ -84,8 +91,18 @@ pub struct Hash {
 impl Client {
     /// Connects to `http://host:port`. `deadline` holds for connecting and for each call.
     pub async fn connect(url: &str, deadline: Duration) -> Result<Self, Error> {
+        Ok(Self { channel: Self::endpoint(url, deadline)?.connect().await?, deadline })
+    }
+
+    /// The same, but the connection is made when it is first needed: the server may be down.
+    pub fn connect_later(url: &str, deadline: Duration) -> Result<Self, Error> {
+        Ok(Self { channel: Self::endpoint(url, deadline)?.connect_lazy(), deadline })
+    }
+
+    fn endpoint(url: &str, deadline: Duration) -> Result<Endpoint, Error> {
         let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(deadline).tcp_nodelay(true);
-        Ok(Self { channel: endpoint.connect().await?, deadline })
+        // A connection through a partition would otherwise wait for TCP's ever longer pauses after it is healed.
+        Ok(endpoint.http2_keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_DEADLINE))
     }
 
     /// The same connection with another deadline for each call.

@@ -5,6 +5,7 @@
 pub mod chaosfs;
 pub mod check;
 pub mod client;
+pub mod cluster;
 pub mod doctor;
 pub mod export;
 pub mod history;

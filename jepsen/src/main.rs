@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jepsen::chaosfs::Directories;
+use jepsen::cluster::space;
 use jepsen::doctor;
 use jepsen::export;
 use jepsen::history::files::History;
+use jepsen::nemesis::schedule::{self, Kind as Nemesis};
 use jepsen::plan::Plan;
 use jepsen::report::{RunDir, Verdict};
 use jepsen::run::faults::Situation;
-use jepsen::run::{crash, faults, load};
+use jepsen::run::{chaos, crash, faults, load, suite};
 use jepsen::target::Template;
 use jepsen::workload::Kind;
 
@@ -64,6 +66,34 @@ enum Command {
         #[command(flatten)]
         run: RunArgs,
     },
+    /// A fixed list of runs on clusters with faults: `smoke` (under ten minutes) or `nightly` (hours)
+    Suite {
+        /// Which list
+        #[arg(value_enum)]
+        suite: SuiteName,
+        #[command(flatten)]
+        target: TargetArgs,
+        /// The binary to start instead of the target's usual one
+        #[arg(long)]
+        binary: Option<PathBuf>,
+        /// Added to the seeds of all runs
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// What makes a directory entry durable, where members live on chaosfs
+        #[arg(long, value_enum, default_value = "strict")]
+        dirs: Dirs,
+        /// The directory of all runs instead of runs/…
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Runs a stored run's plan again, several times, and says how often it ends alike
+    Replay {
+        /// The run's directory
+        dir: PathBuf,
+        /// How often
+        #[arg(long, default_value_t = 5)]
+        times: usize,
+    },
     /// Judges a stored run again with the checkers of today, and writes its page again
     Check {
         /// The run's directory
@@ -110,7 +140,16 @@ struct RunArgs {
     /// One more argument for the server; may be repeated
     #[arg(long = "etcd-args", allow_hyphen_values = true)]
     arguments: Vec<String>,
-    /// Fixes the requests
+    /// Members of a cluster that is started in namespaces of its own
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=7))]
+    members: Option<u32>,
+    /// What is broken meanwhile: kinds, `all`, or `swarm` for a part of all that the seed chooses
+    #[arg(long, value_delimiter = ',')]
+    nemesis: Vec<String>,
+    /// What makes a directory entry durable, where members live on chaosfs
+    #[arg(long, value_enum, default_value = "strict")]
+    dirs: Dirs,
+    /// Fixes the requests and the faults
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Concurrent clients
@@ -125,6 +164,63 @@ struct RunArgs {
     /// The run's directory instead of runs/…; with several workloads, one below it for each
     #[arg(long)]
     out: Option<PathBuf>,
+}
+
+impl RunArgs {
+    fn template(&self) -> std::io::Result<Template> {
+        let target = self.binary.as_ref().map_or(self.target.clone(), |binary| binary.display().to_string());
+        Template::new(&target, self.arguments.clone())
+    }
+}
+
+/// Starts this program again in a network namespace of its own, unless it is in one.
+fn move_into_namespace() -> anyhow::Result<()> {
+    if !space::moved() {
+        // Returns only when it fails.
+        space::enter().map_err(|error| anyhow::anyhow!("no network namespace: {error}"))?;
+    }
+    Ok(())
+}
+
+/// The kinds of faults that this machine can have.
+fn possible() -> Vec<Nemesis> {
+    let faketime = doctor::faketime().is_ok();
+    Nemesis::ALL.into_iter().filter(|kind| faketime || *kind != Nemesis::Clock).collect()
+}
+
+/// Runs the same plan again, into directories beside the stored one.
+async fn replay(dir: &std::path::Path, times: usize) -> anyhow::Result<Verdict> {
+    let plan = History::read(dir)?.plan;
+    anyhow::ensure!(!plan.arguments.is_empty(), "{}: it does not say how it was run", dir.display());
+    move_into_namespace()?;
+    let mut verdicts = Vec::new();
+    for time in 1..=times {
+        let words = std::iter::once("jepsen".to_owned()).chain(plan.arguments.iter().cloned());
+        let Command::Run { run: mut args } = Cli::try_parse_from(words)?.command else {
+            anyhow::bail!("only a run of `jepsen run` can be replayed");
+        };
+        args.out = Some(PathBuf::from(format!("{}-replay-{time}", dir.display())));
+        verdicts.push(run_workloads(args).await?);
+    }
+    let count = |verdict| verdicts.iter().filter(|one| **one == verdict).count();
+    let (valid, invalid) = (count(Verdict::Valid), count(Verdict::Invalid));
+    println!("{times} times: {valid} valid, {invalid} invalid, {} inconclusive", times - valid - invalid);
+    Ok(verdicts.into_iter().fold(Verdict::Valid, Verdict::worse))
+}
+
+/// Kinds of faults by name.
+fn nemeses(names: &[String], seed: u64) -> anyhow::Result<Vec<Nemesis>> {
+    match names {
+        [one] if one == "all" => Ok(possible()),
+        [one] if one == "swarm" => Ok(schedule::swarm(&possible(), seed)),
+        names => names
+            .iter()
+            .map(|name| {
+                let known = || Nemesis::ALL.map(Nemesis::name).join(", ");
+                Nemesis::of(name).ok_or_else(|| anyhow::anyhow!("{name}: one of all, swarm, {}", known()))
+            })
+            .collect(),
+    }
 }
 
 fn workload(name: &str) -> Result<Kind, String> {
@@ -153,6 +249,10 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
         name => vec![workload(name).map_err(anyhow::Error::msg)?],
     };
     anyhow::ensure!(args.endpoints.is_empty() || kinds.len() == 1, "endpoints take one workload");
+    anyhow::ensure!(args.nemesis.is_empty() || args.members.is_some(), "faults need a cluster of ours: --members");
+    if args.members.is_some() {
+        move_into_namespace()?;
+    }
     let mut worst = Verdict::Valid;
     for kind in &kinds {
         let several = kinds.len() > 1;
@@ -167,11 +267,16 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
             rate: args.rate,
             readers: args.readers,
             nemeses: Vec::new(),
+            kinds: Vec::new(),
+            arguments: std::env::args().skip(1).collect(),
             out,
         };
-        let verdict = if args.endpoints.is_empty() {
-            let target = args.binary.as_ref().map_or(args.target.clone(), |binary| binary.display().to_string());
-            let template = Template::new(&target, args.arguments.clone())?;
+        let verdict = if let Some(members) = args.members {
+            let template = args.template()?;
+            let (kinds, directories) = (nemeses(&args.nemesis, args.seed)?, args.dirs.rules());
+            chaos::run(chaos::Options { template, members, kinds, directories, load: options }).await?
+        } else if args.endpoints.is_empty() {
+            let template = args.template()?;
             let data = tempfile::Builder::new().prefix("jepsen-").tempdir()?;
             let log = data.path().join("server.log");
             let mut server = template.start(&data.path().join("data"), &log)?;
@@ -187,11 +292,7 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
         } else {
             load::run(options).await?
         };
-        worst = match (worst, verdict) {
-            (Verdict::Invalid, _) | (_, Verdict::Invalid) => Verdict::Invalid,
-            (Verdict::Inconclusive, _) | (_, Verdict::Inconclusive) => Verdict::Inconclusive,
-            _ => Verdict::Valid,
-        };
+        worst = worst.worse(verdict);
     }
     Ok(worst)
 }
@@ -267,11 +368,26 @@ struct CrashArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
+enum SuiteName {
+    Smoke,
+    Nightly,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
 enum Dirs {
     /// Only a sync of the directory (POSIX)
     Strict,
     /// Any sync (ext4, xfs)
     Journal,
+}
+
+impl Dirs {
+    fn rules(self) -> Directories {
+        match self {
+            Self::Strict => Directories::Strict,
+            Self::Journal => Directories::Journal,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -300,10 +416,7 @@ impl CrashArgs {
 async fn run(command: Command) -> anyhow::Result<Verdict> {
     match command {
         Command::PowerCut { crash, cuts, dirs, lying_sync } => {
-            let directories = match dirs {
-                Dirs::Strict => Directories::Strict,
-                Dirs::Journal => Directories::Journal,
-            };
+            let directories = dirs.rules();
             crash::run(crash::Options { lying_sync, ..crash.options(cuts, Some(directories))? }).await
         }
         Command::Kill { crash, kills } => crash::run(crash.options(kills, None)?).await,
@@ -313,6 +426,18 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
             faults::run(template, &situations, out).await
         }
         Command::Run { run } => run_workloads(run).await,
+        Command::Suite { suite, target, binary, seed, dirs, out } => {
+            move_into_namespace()?;
+            let target_of = binary.map_or(target.target, |binary| binary.display().to_string());
+            let suite = match suite {
+                SuiteName::Smoke => suite::Suite::Smoke,
+                SuiteName::Nightly => suite::Suite::Nightly,
+            };
+            let template = Template::new(&target_of, target.arguments)?;
+            let (directories, possible) = (dirs.rules(), possible());
+            suite::run(suite::Options { suite, template, seed, directories, possible, out }).await
+        }
+        Command::Replay { dir, times } => replay(&dir, times).await,
         Command::Check { dir } => check_again(&dir),
         Command::Export { dir, edn, porcupine } => export_run(&dir, edn, porcupine),
         Command::BenchCheckers { ops } => {

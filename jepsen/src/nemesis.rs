@@ -1,4 +1,15 @@
 //! The plug for faults: whoever breaks a cluster during a run, and the windows it writes down.
+//!
+//! [`schedule`] expands a seed; [`lane`] carries out one of its lanes on a cluster; [`guard`] looks after members that end
+//! by themselves.
+
+pub mod guard;
+pub mod lane;
+mod membership;
+mod network;
+mod operator;
+mod process;
+pub mod schedule;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,7 +18,16 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::client::Client;
 use crate::history::files::Fault;
+use crate::history::op::{Op, Outcome, Request};
+
+/// Numbers of nemeses' own requests begin here, far above those of clients,
+const REQUESTS_FROM: u64 = 1 << 40;
+/// and they all have this number of a client.
+const PROCESS: u32 = 40_000;
+/// How the names of windows begin that no nemesis made, see [`Windows::broken`].
+pub const BROKEN: &str = "broken: ";
 
 /// Breaks things until it is told to stop.
 ///
@@ -27,12 +47,28 @@ pub trait Nemesis: Send {
 pub struct Windows {
     started: Instant,
     faults: Arc<Mutex<Vec<Fault>>>,
+    requests: Arc<Mutex<Vec<Op>>>,
 }
 
 impl Windows {
     /// No faults yet, on this clock.
     pub fn new(started: Instant) -> Self {
-        Self { started, faults: Arc::default() }
+        Self { started, faults: Arc::default(), requests: Arc::default() }
+    }
+
+    /// Sends a request that belongs into the history, because it changes what clients may see.
+    pub async fn send(&self, client: &Client, node: u32, request: Request) -> Outcome {
+        let start = self.now();
+        let outcome = client.call(&request).await;
+        let mut requests = self.requests.lock();
+        let id = REQUESTS_FROM + requests.len() as u64;
+        requests.push(Op { id, process: PROCESS, node, start, end: self.now(), request, outcome: outcome.clone() });
+        outcome
+    }
+
+    /// Requests of nemeses so far.
+    pub fn requests(&self) -> Vec<Op> {
+        self.requests.lock().clone()
     }
 
     fn now(&self) -> u64 {
@@ -47,6 +83,7 @@ impl Windows {
             start: self.now(),
             end: u64::MAX,
             evidence: String::new(),
+            effect: 0,
         };
         let mut faults = self.faults.lock();
         faults.push(fault);
@@ -55,15 +92,40 @@ impl Windows {
 
     /// It is undone. `evidence` says what shows that it took effect.
     pub fn close(&self, number: usize, evidence: impl Into<String>) {
+        self.close_with(number, evidence, 1);
+    }
+
+    /// It is undone, and had this much effect.
+    pub fn close_with(&self, number: usize, evidence: impl Into<String>, effect: u64) {
         let now = self.now();
         if let Some(fault) = self.faults.lock().get_mut(number) {
-            (fault.end, fault.evidence) = (now, evidence.into());
+            (fault.end, fault.evidence, fault.effect) = (now, evidence.into(), effect);
         }
     }
 
-    /// All windows so far.
+    /// It turned out which members it is aimed at.
+    pub fn aim(&self, number: usize, nodes: &[u32]) {
+        if let Some(fault) = self.faults.lock().get_mut(number) {
+            fault.nodes = nodes.to_vec();
+        }
+    }
+
+    /// It did not come to it, such as a request of an operator that was refused: nothing was broken.
+    pub fn abandon(&self, number: usize) {
+        if let Some(fault) = self.faults.lock().get_mut(number) {
+            fault.name.clear();
+        }
+    }
+
+    /// Something that the server did wrong beside all histories: it ended by itself, or did not end when told to.
+    pub fn broken(&self, what: &str, node: u32, text: impl Into<String>) {
+        let number = self.open(format!("{BROKEN}{what}"), &[node]);
+        self.close(number, text);
+    }
+
+    /// All windows so far, but the abandoned ones.
     pub fn faults(&self) -> Vec<Fault> {
-        self.faults.lock().clone()
+        self.faults.lock().iter().filter(|fault| !fault.name.is_empty()).cloned().collect()
     }
 }
 

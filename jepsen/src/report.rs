@@ -34,6 +34,15 @@ impl Verdict {
             Self::Inconclusive => 2,
         }
     }
+
+    /// The worse of two: invalid, then inconclusive, then valid.
+    pub fn worse(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Invalid, _) | (_, Self::Invalid) => Self::Invalid,
+            (Self::Inconclusive, _) | (_, Self::Inconclusive) => Self::Inconclusive,
+            _ => Self::Valid,
+        }
+    }
 }
 
 /// What happened at one crash.

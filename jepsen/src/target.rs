@@ -1,7 +1,8 @@
-//! The server under test: a binary with etcd's flags, one member, on 127.0.0.1.
+//! The server under test: a binary with etcd's flags, alone on 127.0.0.1 or as a member of a cluster.
 //!
 //! It is started, killed and watched by pid; it dies with the harness where `setpriv` is there.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,27 @@ pub struct Template {
     pub arguments: Vec<String>,
     /// The port for clients; peers get the next one.
     pub port: u16,
+}
+
+/// One member's part of the command line.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Launch {
+    /// Its name in the cluster.
+    pub name: String,
+    /// Where clients reach it.
+    pub client_url: String,
+    /// Where peers reach it: what the cluster writes down.
+    pub peer_url: String,
+    /// Where it listens for peers, when something of ours stands between; `None` = at `peer_url`.
+    pub peer_listen_url: Option<String>,
+    /// `name=url,…` of all members.
+    pub initial_cluster: String,
+    /// It joins a cluster that is there.
+    pub joins: bool,
+    /// A command before it that brings it somewhere, such as into a network namespace, and becomes it.
+    pub inside: Vec<String>,
+    /// Variables.
+    pub environment: Vec<(String, String)>,
 }
 
 /// Why a server is not ready.
@@ -72,32 +94,53 @@ impl Template {
         Ok(Self { port: free_ports()?, ..self.clone() })
     }
 
-    fn command(&self, data_dir: &Path) -> Command {
-        let (client, peer) = (self.url(), format!("http://127.0.0.1:{}", self.port + 1));
-        let mut command = match Path::new("/usr/bin/setpriv").exists() {
-            true => {
-                let mut command = Command::new("/usr/bin/setpriv");
-                command.args(["--pdeathsig", "KILL", "--"]).arg(&self.binary);
-                command
-            }
-            false => Command::new(&self.binary),
-        };
-        command.args(["--name", "default", "--data-dir"]).arg(data_dir);
-        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-        command.arg("--initial-cluster").arg(format!("default={peer}")).args(&self.arguments);
+    /// The only member of its cluster, on 127.0.0.1.
+    fn alone(&self) -> Launch {
+        let peer_url = format!("http://127.0.0.1:{}", self.port + 1);
+        Launch {
+            name: "default".into(),
+            client_url: self.url(),
+            initial_cluster: format!("default={peer_url}"),
+            peer_url,
+            ..Launch::default()
+        }
+    }
+
+    fn command(&self, launch: &Launch, data_dir: &Path) -> Command {
+        let mut words: Vec<OsString> = launch.inside.iter().map(Into::into).collect();
+        if Path::new("/usr/bin/setpriv").exists() {
+            words.extend(["/usr/bin/setpriv", "--pdeathsig", "KILL", "--"].map(Into::into));
+        }
+        words.push(self.binary.clone().into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).envs(launch.environment.iter().map(|(name, value)| (name, value)));
+        command.args(["--name", &launch.name, "--data-dir"]).arg(data_dir);
+        command.args(["--listen-client-urls", &launch.client_url, "--advertise-client-urls", &launch.client_url]);
+        let listen = launch.peer_listen_url.as_ref().unwrap_or(&launch.peer_url);
+        command.args(["--listen-peer-urls", listen, "--initial-advertise-peer-urls", &launch.peer_url]);
+        command.args(["--initial-cluster", &launch.initial_cluster]);
+        if launch.joins {
+            command.args(["--initial-cluster-state", "existing"]);
+        }
+        command.args(&self.arguments);
         command
     }
 
     /// Starts it on a data directory; output goes to the end of `log`.
     pub fn start(&self, data_dir: &Path, log: &Path) -> io::Result<Server> {
+        self.start_as(&self.alone(), data_dir, log)
+    }
+
+    /// Starts it as a member of a cluster. The calling thread must live as long as the server does: the kernel kills the
+    /// server when that thread ends.
+    pub fn start_as(&self, launch: &Launch, data_dir: &Path, log: &Path) -> io::Result<Server> {
         let mut output = File::options().create(true).append(true).open(log)?;
         writeln!(output, "---- start ----")?;
         let log_from = output.seek(SeekFrom::End(0))?;
-        let mut command = self.command(data_dir);
+        let mut command = self.command(launch, data_dir);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = command.spawn()?;
-        Ok(Server { child, url: self.url(), log: log.to_owned(), log_from })
+        Ok(Server { child, url: launch.client_url.clone(), log: log.to_owned(), log_from })
     }
 }
 
@@ -174,8 +217,18 @@ impl Server {
 
     /// Asks it to end, as an operator does.
     pub fn terminate(&self) -> io::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Sends it a signal. It is our child and not waited for, so its number is nobody else's.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(kill_process(pid, Signal::TERM)?)
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The end of what it wrote since this start.

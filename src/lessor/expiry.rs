@@ -37,8 +37,14 @@ impl Lessor {
             if let Ok(Ok(())) = tokio::time::timeout(TICK, leadership.changed()).await {
                 continue;
             }
-            let revoked = self.revoke_expired(|command| node.propose_as_leader(command)).await;
-            node.meter().metrics.lease.expired.inc_by(revoked);
+            // A revocation can be under way for as long as there is no quorum. The clocks must stop as soon as this member
+            // does not lead any more: meanwhile another one may have given every lease its whole TTL again.
+            tokio::select! {
+                revoked = self.revoke_expired(|command| node.propose_as_leader(command)) => {
+                    node.meter().metrics.lease.expired.inc_by(revoked);
+                }
+                Ok(()) = leadership.changed() => {}
+            }
         }
     }
 

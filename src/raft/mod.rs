@@ -21,7 +21,7 @@ mod tests;
 pub mod types;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -306,6 +306,16 @@ impl Node {
         self.tasks.lock().extend([begin, proposer, leaders_proposer, status, log, reads, promotions, belonging]);
     }
 
+    /// Nobody else votes: there is nothing to wait for. The log's membership counts, as nothing may be applied yet.
+    async fn elect_if_alone(&self) -> Result<(), openraft::errors::Fatal<types::TypeConfig>> {
+        let me = BTreeSet::from([self.identity.member_id]);
+        let alone = self.raft.with_raft_state(move |state| {
+            let membership = state.membership_state.effective().membership();
+            membership.voter_ids().next().is_some() && read_index::is_quorum(membership, &me)
+        });
+        if alone.await? { self.raft.trigger().elect(false).await } else { Ok(()) }
+    }
+
     /// Gets a new cluster going, or a member that is alone. In a new cluster the member with the smallest id begins, as
     /// soon as a quorum is there, so that the members do not vote against each other; if it is not there, the others do not
     /// wait for it for ever.
@@ -317,9 +327,7 @@ impl Node {
             Err(error) => return tracing::error!(%error, "raft ended at its start"),
         };
         if initialized {
-            if self.shared.sole_voter.load(Ordering::Acquire)
-                && let Err(error) = self.raft.trigger().elect(false).await
-            {
+            if let Err(error) = self.elect_if_alone().await {
                 tracing::error!(%error, "raft ended at its start");
             }
             return;

@@ -195,6 +195,23 @@ async fn what_was_answered_is_there_after_the_log_is_all_that_is_left() {
     again.shutdown().await;
 }
 
+/// A leader sends entries before its own disk has them. One that was killed in between came back as the leader of its old
+/// term and gave the ids of the entries that it had lost to others: members that held the lost ones differed for ever.
+#[tokio::test]
+async fn a_leader_that_restarts_leads_only_in_a_term_of_its_own() {
+    let disk = Arc::new(SimDisk::new());
+    let mut last_term = 0;
+    for origin in 1..4 {
+        let member = node(disk.clone(), origin).await;
+        let term = member.status().term;
+        assert!(term > last_term, "term {term} after {last_term}");
+        last_term = term;
+        member.shutdown().await;
+        drop(member);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 #[test]
 fn a_snapshot_ahead_of_the_checkpoint_is_passed_over() {
     let dir = tempfile::tempdir().unwrap();

@@ -84,8 +84,8 @@ impl Lease {
     pub async fn keep_alive(&self, request: pb::LeaseKeepAliveRequest) -> Result<pb::LeaseKeepAliveResponse, Error> {
         let header = header::now(&self.node);
         let ttl = match self.lessor.renew(request.id) {
-            Ok(ttl) => ttl.unwrap_or(0),
-            Err(NotLeading) => self.renew_at_leader(request.id).await?,
+            Ok(Some(ttl)) => ttl,
+            Ok(None) | Err(NotLeading) => self.renew_or_miss(request.id).await?,
         };
         if ttl > 0 {
             self.node.meter().metrics.lease.renewed.inc();
@@ -121,18 +121,27 @@ impl Lease {
     }
 
     /// A renewal may be repeated as often as need be, so it is, until somebody leads.
-    async fn renew_at_leader(&self, lease: i64) -> Result<i64, Error> {
+    async fn renew_or_miss(&self, lease: i64) -> Result<i64, Error> {
         self.until_led(|| self.renew_once(lease)).await
     }
 
     async fn renew_once(&self, lease: i64) -> Option<i64> {
-        if let Ok(ttl) = self.lessor.renew(lease) {
-            return Some(ttl.unwrap_or(0));
+        let ttl = match self.lessor.renew(lease) {
+            Ok(ttl) => ttl.unwrap_or(0),
+            Err(NotLeading) => {
+                let peer = self.node.leader_peer()?;
+                let request = peer::RenewRequest { envelope: peer.envelope(), lease };
+                let call = peer.control(PEER_DEADLINE, |mut client| async move { client.renew(request).await });
+                call.await.ok().filter(|answer| answer.leading)?.ttl
+            }
+        };
+        if ttl > 0 {
+            return Some(ttl);
         }
-        let peer = self.node.leader_peer()?;
-        let request = peer::RenewRequest { envelope: peer.envelope(), lease };
-        let call = peer.control(PEER_DEADLINE, |mut client| async move { client.renew(request).await });
-        call.await.ok().filter(|answer| answer.leading).map(|answer| answer.ttl)
+        // A clock that has run out, or that is not there, is one member's view; a next leader may see it otherwise. The
+        // lease is gone when that is applied. Until then the client waits, as etcd's does for the revocation.
+        self.node.read_barrier().await.ok()?;
+        self.node.store().lease(lease).is_none().then_some(0)
     }
 
     async fn remaining_at_leader(&self, lease: i64) -> Result<Option<Duration>, Error> {

@@ -1,7 +1,7 @@
 //! Which checkers judge which workload, and what they say together.
 
 use super::finding::{Finding, Judgement};
-use super::{append, lease, lock, members, reflector, revisions, search, set, totals, watch, wr};
+use super::{append, lease, liveness, lock, members, reflector, revisions, search, set, totals, watch, wr};
 use crate::history::files::History;
 use crate::workload::Kind;
 
@@ -16,6 +16,9 @@ pub fn judge(history: &History) -> Vec<Finding> {
     findings.push(order);
     findings.push(revisions::check(ops, &log));
     findings.push(members::check(ops, &history.faults));
+    if history.plan.healed > 0 {
+        findings.push(liveness::check(ops, &history.faults, &history.plan));
+    }
     if !history.streams.is_empty() {
         findings.push(watch::check(&history.streams, ops, &log));
     }
@@ -35,7 +38,19 @@ pub fn judge(history: &History) -> Vec<Finding> {
         Some(Kind::Kubernetes) => findings.push(reflector::check(&history.streams, &log)),
         Some(Kind::Watch) | None => {}
     }
+    excuse_search(&mut findings);
     findings
+}
+
+/// `search` is a second opinion. Where it is undecided, as with many operations without an outcome, and the exact
+/// `revisions` found nothing, its limits are told and do not make the run one that proves nothing.
+fn excuse_search(findings: &mut [Finding]) {
+    let exact = findings.iter().any(|one| one.checker == "revisions" && one.judgement == Judgement::Valid);
+    for finding in findings.iter_mut().filter(|one| one.checker == "search" && exact) {
+        if finding.judgement == Judgement::Unknown {
+            finding.judgement = Judgement::Valid;
+        }
+    }
 }
 
 /// The worst of all.

@@ -194,6 +194,7 @@ impl Run<'_> {
                 answers.entry(*id).or_default().push((op, reply));
             }
         }
+        let faults = self.faults;
         for (id, life) in &mut self.lives {
             let over: Vec<u64> = life.revokes.iter().filter(|op| op.reply().is_some()).map(|op| op.end).collect();
             over.into_iter().for_each(|end| life.is_gone_by(end));
@@ -204,7 +205,8 @@ impl Run<'_> {
             }
             for (op, reply) in answers.get(id).into_iter().flatten() {
                 self.finding.checked += 1;
-                if let Some((name, text)) = wrong_answer(life, op, reply) {
+                let extended = |from: u64| faults.iter().any(|fault| fault.start <= op.end && fault.end >= from);
+                if let Some((name, text)) = wrong_answer(life, op, reply, extended) {
                     self.finding.wrong(name, format!("lease {id}: {text}"), [op.id]);
                 }
             }
@@ -216,7 +218,14 @@ fn is_gone(op: &Op, reply: &Reply) -> bool {
     if matches!(op.request, Request::TimeToLive(_)) { reply.ttl < 0 } else { reply.ttl <= 0 }
 }
 
-fn wrong_answer(life: &Life, op: &Op, reply: &Reply) -> Option<(&'static str, String)> {
+/// `extended`: whether a new leader may have given every lease its whole TTL again since a moment, with the time of an
+/// election on top, as etcd's does.
+fn wrong_answer(
+    life: &Life,
+    op: &Op,
+    reply: &Reply,
+    extended: impl Fn(u64) -> bool,
+) -> Option<(&'static str, String)> {
     let asks = matches!(op.request, Request::TimeToLive(_));
     if is_gone(op, reply) {
         let early = op.end < life.earliest_end() && op.start > life.granted?.end;
@@ -229,7 +238,8 @@ fn wrong_answer(life: &Life, op: &Op, reply: &Reply) -> Option<(&'static str, St
         return (reply.ttl != life.ttl)
             .then(|| ("wrong-ttl", format!("it was granted for {} s, renewed for {} s", life.ttl, reply.ttl)));
     }
-    if reply.granted != life.ttl || reply.ttl > life.ttl {
+    let start = life.granted.map_or(0, |grant| grant.start);
+    if reply.granted != life.ttl || (reply.ttl > life.ttl && !extended(start)) {
         return Some(("wrong-ttl", format!("{} of {} s left, granted for {} s", reply.ttl, reply.granted, life.ttl)));
     }
     let whole = |nanoseconds: u64| (nanoseconds / SECOND) as i64;
@@ -242,6 +252,6 @@ fn wrong_answer(life: &Life, op: &Op, reply: &Reply) -> Option<(&'static str, St
     }
     let perhaps = before().map(|(_, end)| *end).max()?;
     let most = life.ttl - whole(op.start.saturating_sub(perhaps)) + RESOLUTION;
-    let lives_on = reply.ttl > most.max(RESOLUTION) && !life.maybe_longer;
+    let lives_on = reply.ttl > most.max(RESOLUTION) && !life.maybe_longer && !extended(start);
     lives_on.then(|| ("ttl-not-falling", format!("{} s left, at most {most} may be", reply.ttl)))
 }

@@ -7,7 +7,7 @@ use crate::history::files::Fault;
 use crate::history::op::{Member, Op, Reply, Request};
 
 /// Faults that end a member's life: afterwards it may have applied less, and show older revisions until it caught up.
-const ENDS: [&str; 5] = ["kill", "power", "wipe", "restart", "rolling"];
+const ENDS: [&str; 7] = ["kill", "power", "rolling", "disk-full", "sync-error", "member", "broken"];
 
 /// Judges all answers to questions for status and hash.
 pub fn check(ops: &[Op], faults: &[Fault]) -> Finding {
@@ -32,7 +32,9 @@ pub fn check(ops: &[Op], faults: &[Fault]) -> Finding {
             }
             continue;
         }
-        if member.leader != "0" {
+        // A server may read term and leader one after the other: what it says twice in a row it means.
+        let twice = before.get(&op.node).is_some_and(|(.., old)| (old.term, &old.leader) == (member.term, &member.leader));
+        if member.leader != "0" && twice {
             let (leader, other) = *leaders.entry(member.term).or_insert((&member.leader, op.id));
             if leader != member.leader {
                 let text = format!("term {} has the leaders {leader} and {}", member.term, member.leader);
@@ -44,7 +46,12 @@ pub fn check(ops: &[Op], faults: &[Fault]) -> Finding {
                 let hit = fault.nodes.contains(&op.node) && ENDS.iter().any(|name| fault.name.starts_with(name));
                 hit && fault.start <= op.end && fault.end >= earlier.start
             });
+            let wiped = faults.iter().any(|fault| {
+                fault.name == "member" && fault.nodes.contains(&op.node) && fault.start <= op.end && fault.end >= earlier.start
+            });
             let went_back = match () {
+                // Another member by the same name.
+                () if wiped => None,
                 () if member.term < old.term => Some(format!("term {} after {}", member.term, old.term)),
                 () if ended => None,
                 () if reply.rev < old_reply.rev => Some(format!("revision {} after {}", reply.rev, old_reply.rev)),

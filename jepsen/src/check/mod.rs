@@ -7,6 +7,7 @@ pub mod finding;
 pub mod graph;
 pub mod judge;
 pub mod lease;
+pub mod liveness;
 pub mod lock;
 pub mod members;
 pub mod order;

@@ -45,9 +45,10 @@ pub fn check(streams: &[Stream], ops: &[Op], log: &Log) -> Finding {
     finding
 }
 
-/// The newest compaction that was answered before a moment.
-pub fn compacted_before(ops: &[Op], moment: u64) -> i64 {
-    let answered = |op: &&Op| op.reply().is_some() && op.end < moment;
+/// The newest compaction that a member had answered before a moment. Another one may not know of it yet: a watch is not
+/// linearizable.
+pub fn compacted_before(ops: &[Op], node: u32, moment: u64) -> i64 {
+    let answered = |op: &&Op| op.node == node && op.reply().is_some() && op.end < moment;
     ops.iter().filter(answered).filter_map(compaction).max().unwrap_or(0)
 }
 
@@ -208,7 +209,7 @@ impl Run<'_> {
 
     fn ends(&mut self) {
         let stream = self.stream;
-        let compacted = compacted_before(self.ops, stream.opened);
+        let compacted = compacted_before(self.ops, stream.node, stream.opened);
         let start = stream.watch.start_revision;
         let canceled = stream.messages.iter().any(|message| message.canceled);
         let showed = stream.messages.iter().any(|message| !message.events.is_empty() || message.is_progress());

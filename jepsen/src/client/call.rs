@@ -1,6 +1,6 @@
 //! Requests of the common history over the wire: sent once, answered or not.
 
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{ANSWER_BYTES_MAX, Client, Error, bytes_of, is_definite, op, text};
 use crate::history::op::{
@@ -11,6 +11,9 @@ use crate::proto::etcdserverpb::lease_client::LeaseClient;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::proto::mvccpb;
 
+/// What tonic's channel says when it could not connect.
+const NOT_CONNECTED: &str = "tcp connect error";
+
 impl Client {
     /// Sends one request, once, and says how it ended.
     pub async fn call(&self, request: &Request) -> Outcome {
@@ -18,7 +21,10 @@ impl Client {
             Ok(out) => Outcome::Ok { out },
             Err(Error::Status(status)) => {
                 let code = format!("{:?}", status.code());
-                let err = Failure { code, msg: status.message().into(), definite: is_definite(status.code()) };
+                // Without a connection nothing was sent.
+                let unsent = status.code() == Code::Unavailable && status.message() == NOT_CONNECTED;
+                let definite = unsent || is_definite(status.code());
+                let err = Failure { code, msg: status.message().into(), definite };
                 if err.definite { Outcome::Fail { err } } else { Outcome::Info { err } }
             }
             Err(error) => {

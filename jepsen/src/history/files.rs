@@ -25,6 +25,9 @@ pub struct Fault {
     pub end: u64,
     /// What shows that it took effect; empty = nothing does.
     pub evidence: String,
+    /// How much effect it had, in a unit of its kind: packets dropped, pages lost, processes ended, milliseconds.
+    #[serde(default)]
+    pub effect: u64,
 }
 
 /// What ran, for whoever reads the files later.
@@ -49,6 +52,12 @@ pub struct Plan {
     pub command: String,
     /// The revision before the first operation. The store was empty then.
     pub base: i64,
+    /// Kinds of faults that were to happen.
+    pub nemeses: Vec<String>,
+    /// When all faults were undone, in nanoseconds since the run began; 0 = there were to be none.
+    pub healed: u64,
+    /// The command's arguments.
+    pub arguments: Vec<String>,
 }
 
 /// Everything a run leaves to be judged.

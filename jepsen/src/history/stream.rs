@@ -213,6 +213,12 @@ impl Log {
     }
 }
 
+/// The first revision behind `base` and up to `head` that no member showed.
+pub fn first_gap(base: i64, head: i64, entries: &[Entry]) -> Option<i64> {
+    let seen: std::collections::BTreeSet<i64> = entries.iter().map(|entry| entry.rev).collect();
+    (base + 1..=head).find(|rev| !seen.contains(rev))
+}
+
 /// Events for a person.
 pub fn show(events: &[Event]) -> String {
     let one = |event: &Event| match event.deleted {

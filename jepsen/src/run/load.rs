@@ -26,7 +26,7 @@ use crate::workload::{Kind, reader};
 const DEADLINE: Duration = Duration::from_secs(3);
 /// Final reads wait longer.
 const FINAL_DEADLINE: Duration = Duration::from_secs(15);
-/// After an unknown outcome a client waits before it goes on, as its server may be gone.
+/// Without an answer a client waits before it goes on, as its server may be gone.
 const AFTER_UNKNOWN: Duration = Duration::from_millis(20);
 /// Between two questions for a member's status.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
@@ -36,6 +36,10 @@ const ANSWERED_MIN: usize = 20;
 const SAMPLERS_FROM: u32 = 10_000;
 /// and of the final reads.
 const FINALS_FROM: u32 = 30_000;
+/// After all faults, how long members are asked whether they answer, and whether they agree.
+const RECOVER_MAX: Duration = Duration::from_secs(40);
+/// A key that nobody writes.
+const RECOVERED: &str = "\u{1}";
 /// Readers are opened one after the other, so that some of them start behind a compaction.
 const READER_STAGGER: Duration = Duration::from_millis(100);
 
@@ -59,6 +63,10 @@ pub struct Options {
     pub readers: usize,
     /// Who breaks things meanwhile.
     pub nemeses: Vec<Box<dyn Nemesis>>,
+    /// Kinds of faults that each must have an effect, or the run proves nothing.
+    pub kinds: Vec<String>,
+    /// The command's arguments, to run it again.
+    pub arguments: Vec<String>,
     /// The run's directory.
     pub out: Option<PathBuf>,
 }
@@ -130,11 +138,10 @@ pub async fn run(options: Options) -> anyhow::Result<Verdict> {
 pub fn conclude(history: &History, dir: &RunDir) -> anyhow::Result<Verdict> {
     let findings = judge(history);
     let answered = history.ops.iter().filter(|op| op.reply().is_some()).count();
-    let unproven = history.faults.iter().filter(|fault| fault.evidence.is_empty()).count();
     let verdict = match worst(&findings) {
         Judgement::Invalid => Verdict::Invalid,
         Judgement::Unknown => Verdict::Inconclusive,
-        Judgement::Valid if answered < ANSWERED_MIN || unproven > 0 => Verdict::Inconclusive,
+        Judgement::Valid if answered < ANSWERED_MIN => Verdict::Inconclusive,
         Judgement::Valid => Verdict::Valid,
     };
     let unknown = history.ops.iter().filter(|op| op.is_unknown()).count();
@@ -203,6 +210,7 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
     for nemesis in options.nemeses {
         nemeses.spawn(nemesis.run(windows.clone(), stop.clone()));
     }
+    let broken = !nemeses.is_empty();
     let interval = Duration::from_nanos(1_000_000_000 * u64::from(options.clients.max(1)) / options.rate.max(1));
     let mut drivers = JoinSet::new();
     for process in 0..options.clients.max(1) {
@@ -216,15 +224,19 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
     while let Some(done) = nemeses.join_next().await {
         done.context("a nemesis panicked")?;
     }
-    shared.stop.store(true, Ordering::Relaxed);
     let mut ops = Vec::new();
+    let healed = if broken { shared.now() } else { 0 };
+    if broken {
+        ops.extend(recover(&clients, &shared).await);
+    }
+    shared.stop.store(true, Ordering::Relaxed);
     while let Some(done) = drivers.join_next().await {
         ops.extend(done.context("a client panicked")?);
     }
     while let Some(done) = samplers.join_next().await {
         ops.extend(done.context("a sampler panicked")?);
     }
-    ops.extend(final_reads(&clients, options.kind, &shared).await?);
+    ops.extend(final_reads(&clients, options.kind, &shared, healed).await?);
     shared.stopped_at.store(shared.now(), Ordering::Relaxed);
     shared.settled.store(shared.head.load(Ordering::Relaxed), Ordering::Relaxed);
     let (mut entries, mut streams, mut missing) = (Vec::new(), Vec::new(), Vec::new());
@@ -236,9 +248,13 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
     while let Some(done) = readers.join_next().await {
         streams.extend(done.context("a reader panicked")?);
     }
-    // Without any member's whole order nothing can be judged; with one, the others are only not compared.
-    anyhow::ensure!(missing.len() < clients.len(), "the order of changes is incomplete: {}", missing.join("; "));
+    // Without the whole order nothing can be judged; what only some members showed is only not compared.
+    let gap = crate::history::stream::first_gap(base, shared.head.load(Ordering::Relaxed), &entries);
+    if let Some(gap) = gap.filter(|_| !missing.is_empty()) {
+        anyhow::bail!("the order of changes is incomplete from revision {gap} on: {}", missing.join("; "));
+    }
     missing.iter().for_each(|why| eprintln!("jepsen: not compared: {why}"));
+    ops.extend(windows.requests());
     ops.sort_by_key(|op| (op.end, op.id));
     streams.sort_by_key(|stream| stream.id);
     let plan = Plan {
@@ -249,8 +265,11 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
         rate: options.rate,
         seconds: options.time.as_secs(),
         target: options.target,
-        command: crate::report::command_line(),
+        command: format!("jepsen {}", options.arguments.join(" ")),
         base,
+        nemeses: options.kinds,
+        healed,
+        arguments: options.arguments,
     };
     Ok(History { plan, ops, streams, entries, faults: windows.faults() })
 }
@@ -277,9 +296,9 @@ async fn drive(
             Step::Send(request) => {
                 let op = shared.send_as(id, &client, process, node, request).await;
                 script.learn(&op);
-                let unknown = op.is_unknown();
+                let failed = op.is_unknown() || op.is_refused();
                 ops.push(op);
-                if unknown {
+                if failed {
                     tokio::time::sleep(AFTER_UNKNOWN).await;
                 }
                 next = (next + interval).max(tokio::time::Instant::now() - interval);
@@ -299,20 +318,49 @@ async fn sample(client: Client, node: u32, shared: Shared) -> Vec<Op> {
     ops
 }
 
-/// Reads everything from every member, linearizably, and asks each for the hash of the newest revision.
-async fn final_reads(clients: &[Client], kind: Kind, shared: &Shared) -> anyhow::Result<Vec<Op>> {
+/// Once everything is mended: asks each member until it answers a linearizable read. The clients go on meanwhile.
+async fn recover(clients: &[Client], shared: &Shared) -> Vec<Op> {
+    let mut ops = Vec::new();
+    let started = Instant::now();
+    for (node, client) in (0..).zip(clients) {
+        loop {
+            let op = shared.send(client, FINALS_FROM + node, node, Request::get(RECOVERED)).await;
+            let answered = op.reply().is_some();
+            ops.push(op);
+            if answered || started.elapsed() > RECOVER_MAX {
+                break;
+            }
+            tokio::time::sleep(STATUS_EVERY / 5).await;
+        }
+    }
+    ops
+}
+
+/// Reads everything from every member, linearizably, and asks each for the hash of the newest revision: after faults
+/// again and again, until all are equal. A member that does not answer is a failure of the harness, but after faults one
+/// of the server, which `liveness` finds.
+async fn final_reads(clients: &[Client], kind: Kind, shared: &Shared, healed: u64) -> anyhow::Result<Vec<Op>> {
     let mut ops = Vec::new();
     for (node, client) in (0..).zip(clients) {
         let client = client.clone().with_deadline(FINAL_DEADLINE);
         for request in kind.final_reads() {
             let op = shared.send(&client, FINALS_FROM + node, node, request).await;
-            anyhow::ensure!(op.reply().is_some(), "node {node} does not answer in the end: {:?}", op.outcome);
+            let answered = op.reply().is_some();
+            anyhow::ensure!(answered || healed > 0, "node {node} does not answer in the end: {:?}", op.outcome);
             ops.push(op);
         }
     }
     let head = shared.head.load(Ordering::Relaxed);
-    for (node, client) in (0..).zip(clients) {
-        ops.push(shared.send(client, FINALS_FROM + node, node, Request::HashKv(head)).await);
+    let asked_from = shared.now();
+    loop {
+        let before = ops.len();
+        for (node, client) in (0..).zip(clients) {
+            ops.push(shared.send(client, FINALS_FROM + node, node, Request::HashKv(head)).await);
+        }
+        let late = shared.now() > asked_from + RECOVER_MAX.as_nanos() as u64;
+        if healed == 0 || late || crate::check::liveness::equal_hashes(&ops[before..], clients.len()) {
+            return Ok(ops);
+        }
+        tokio::time::sleep(STATUS_EVERY).await;
     }
-    Ok(ops)
 }

@@ -1,6 +1,8 @@
 //! Runs: a plan carried out against a target, judged and reported.
 
+pub mod chaos;
 pub mod crash;
 pub mod faults;
 pub mod load;
 mod reading;
+pub mod suite;

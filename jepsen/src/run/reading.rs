@@ -21,10 +21,12 @@ const PAGE: i64 = 11;
 /// Clients' numbers of readers begin here.
 const READERS_FROM: u32 = 20_000;
 
-/// Collects all changes that one member shows, from the run's first revision to its last. Says why, when it could not.
+/// Collects all changes that one member shows, from the run's first revision to its last. Says why, when it could not:
+/// what is compacted before a member showed it is passed over, as others may have shown it.
 pub async fn collect(client: Client, node: u32, shared: Shared) -> (Vec<Entry>, Option<String>) {
     let mut entries: BTreeMap<i64, Entry> = BTreeMap::new();
     let mut last = shared.base;
+    let mut missing: Option<String> = None;
     let all = "\0".to_owned();
     loop {
         let watch = Watch {
@@ -39,7 +41,7 @@ pub async fn collect(client: Client, node: u32, shared: Shared) -> (Vec<Entry>, 
                 let mut response = Vec::new();
                 loop {
                     if shared.settled_at().is_some_and(|head| last >= head) {
-                        return (entries.into_values().collect(), None);
+                        return (entries.into_values().collect(), missing);
                     }
                     match tokio::time::timeout(TICK, watcher.next()).await {
                         Err(_) if shared.overdue(SETTLE_MAX) => {
@@ -47,8 +49,11 @@ pub async fn collect(client: Client, node: u32, shared: Shared) -> (Vec<Entry>, 
                         }
                         Err(_) => continue,
                         Ok(Ok(Some(message))) if message.compact_revision > 0 => {
-                            let why = format!("node {node}: revisions from {} on are compacted", last + 1);
-                            return (entries.into_values().collect(), Some(why));
+                            let oldest = message.compact_revision;
+                            let why = format!("node {node}: {}..{oldest} compacted", last + 1);
+                            missing = Some(missing.map_or(why.clone(), |others| format!("{others}, {why}")));
+                            last = last.max(oldest - 1);
+                            break "compacted".into();
                         }
                         Ok(Ok(Some(message))) if message.canceled => break message.reason,
                         Ok(Ok(Some(message))) => {

@@ -1,0 +1,85 @@
+//! After all faults are undone: progress, every member answers, equal hashes. And what the guard saw: members that ended
+//! by themselves. And whether each kind of fault had an effect at all, without which a run proves nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::finding::Finding;
+use crate::history::files::{Fault, Plan};
+use crate::history::op::{Member, Op, Request};
+use crate::nemesis::BROKEN;
+
+const SECOND: u64 = 1_000_000_000;
+/// Some client's request is answered within this.
+const PROGRESS_MAX: u64 = 10 * SECOND;
+/// Every member answers, and all hashes are equal, within this.
+const WHOLE_MAX: u64 = 30 * SECOND;
+
+/// Judges the time after `plan.healed`, and the faults before.
+pub fn check(ops: &[Op], faults: &[Fault], plan: &Plan) -> Finding {
+    let mut finding = Finding::new("liveness");
+    for fault in faults.iter().filter(|fault| fault.name.starts_with(BROKEN)) {
+        finding.wrong(&fault.name, format!("node {:?}: {}", fault.nodes, fault.evidence), []);
+    }
+    let after = |op: &&Op| op.start >= plan.healed && op.reply().is_some() && !matches!(op.request, Request::Hold(..));
+    let needs_quorum = |op: &&Op| !op.request.may_be_old() && !matches!(op.request, Request::Status | Request::HashKv(_));
+    let answered: Vec<&Op> = ops.iter().filter(after).filter(needs_quorum).collect();
+    finding.checked += answered.len() as u64;
+    let seconds = |time: u64| time.saturating_sub(plan.healed) as f64 / SECOND as f64;
+    match answered.iter().map(|op| op.end).min() {
+        Some(first) if first <= plan.healed + PROGRESS_MAX => {}
+        Some(first) => finding.wrong("no-progress", format!("first answer {:.1} s after everything was mended", seconds(first)), []),
+        None => finding.wrong("no-progress", "no answer at all after everything was mended", []),
+    }
+    let mut first: BTreeMap<u32, u64> = BTreeMap::new();
+    for op in &answered {
+        let end = first.entry(op.node).or_insert(op.end);
+        *end = op.end.min(*end);
+    }
+    for node in 0..plan.nodes {
+        match first.get(&node) {
+            Some(end) if *end <= plan.healed + WHOLE_MAX => {}
+            Some(end) => finding.wrong("member-silent", format!("node {node} answers after {:.1} s", seconds(*end)), []),
+            None => finding.wrong("member-silent", format!("node {node} does not answer any more"), []),
+        }
+    }
+    check_hashes(&mut finding, ops, plan);
+    for kind in &plan.nemeses {
+        let effect: u64 = faults.iter().filter(|fault| fault.name == *kind).map(|fault| fault.effect).sum();
+        if effect == 0 {
+            finding.undecided(format!("no {kind} had an effect"));
+        }
+    }
+    let unproven = faults.iter().filter(|fault| fault.evidence.is_empty());
+    unproven.for_each(|fault| finding.undecided(format!("nothing shows that a {} had an effect", fault.name)));
+    finding
+}
+
+/// The answers to the last question of each member for its hash.
+fn check_hashes(finding: &mut Finding, ops: &[Op], plan: &Plan) {
+    let asked = ops.iter().filter(|op| matches!(op.request, Request::HashKv(_)) && op.start >= plan.healed);
+    let mut last: BTreeMap<u32, &Op> = BTreeMap::new();
+    for op in asked {
+        let known = last.entry(op.node).or_insert(op);
+        *known = if op.start > known.start { op } else { *known };
+    }
+    let round: Vec<Op> = last.values().map(|op| (*op).clone()).collect();
+    if !equal_hashes(&round, plan.nodes as usize) {
+        let shown = round.iter().map(|op| match member(op) {
+            Some(one) => format!("node {}: {} at {} under {}", op.node, one.hash, one.hash_revision, one.compact_revision),
+            None => format!("node {}: {:?}", op.node, op.outcome),
+        });
+        let text = format!("hashes are not equal in the end: {}", shown.collect::<Vec<_>>().join("; "));
+        finding.wrong("hashes-differ", text, round.iter().map(|op| op.id));
+    }
+}
+
+fn member(op: &Op) -> Option<&Member> {
+    op.reply().and_then(|reply| reply.member.as_deref())
+}
+
+/// Whether this many members gave the same hash of the same revision under the same compaction.
+pub fn equal_hashes(round: &[Op], members: usize) -> bool {
+    let hashes: Vec<_> = round.iter().filter_map(member).collect();
+    let different: BTreeSet<_> = hashes.iter().map(|one| (one.hash, one.hash_revision, one.compact_revision)).collect();
+    hashes.len() == members && different.len() == 1
+}

@@ -1,0 +1,118 @@
+//! One workload on a cluster of our own that is broken meanwhile.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::load;
+use crate::chaosfs::Directories;
+use crate::cluster::{self, Cluster};
+use crate::nemesis::Nemesis;
+use crate::nemesis::guard::Guard;
+use crate::nemesis::lane::Lane;
+use crate::nemesis::schedule::{Kind, LaneOf, Step, steps};
+use crate::report::{RunDir, Verdict};
+use crate::target::Template;
+
+/// All members of a new cluster answer within this.
+const START_MAX: Duration = Duration::from_secs(60);
+/// What a server writes when it panics.
+const PANICS: [&str; 4] = ["panicked at", "panic: ", "fatal error: ", "SIGSEGV"];
+/// Lines of a log that are shown.
+const PANIC_LINES_MAX: usize = 3;
+
+/// What to run.
+pub struct Options {
+    /// The server.
+    pub template: Template,
+    /// How many members.
+    pub members: u32,
+    /// What is broken.
+    pub kinds: Vec<Kind>,
+    /// Directory rules of chaosfs, where it is needed.
+    pub directories: Directories,
+    /// The load. Its endpoints, nemeses and directory are set here.
+    pub load: load::Options,
+}
+
+impl Options {
+    /// The arguments that run the same again.
+    fn arguments(&self) -> Vec<String> {
+        let kinds = self.kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(",");
+        let (load, time) = (&self.load, format!("{}s", self.load.time.as_secs()));
+        let rules = match self.directories {
+            Directories::Strict => "strict",
+            Directories::Journal => "journal",
+        };
+        let pairs = [
+            ("--members", self.members.to_string()),
+            ("--workload", load.kind.name().into()),
+            ("--time", time),
+            ("--seed", load.seed.to_string()),
+            ("--clients", load.clients.to_string()),
+            ("--rate", load.rate.to_string()),
+            ("--readers", load.readers.to_string()),
+            ("--dirs", rules.into()),
+            ("--binary", self.template.binary.display().to_string()),
+        ];
+        let mut words = vec!["run".to_owned()];
+        words.extend(pairs.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+        if !kinds.is_empty() {
+            words.extend(["--nemesis".to_owned(), kinds]);
+        }
+        words.extend(self.template.arguments.iter().map(|argument| format!("--etcd-args={argument}")));
+        words
+    }
+}
+
+/// Starts a cluster, runs the workload, breaks, mends, judges.
+pub async fn run(options: Options) -> anyhow::Result<Verdict> {
+    let arguments = options.arguments();
+    let Options { template, members, kinds, directories, mut load } = options;
+    load.arguments = arguments;
+    let name = format!("{}-{members}", load.kind.name());
+    let dir = RunDir::create(load.out.as_deref(), &name, load.seed)?;
+    let lanes = [LaneOf::Processes, LaneOf::Network, LaneOf::Operators];
+    let schedule: Vec<(LaneOf, Vec<Step>)> =
+        lanes.into_iter().map(|lane| (lane, steps(&kinds, lane, load.seed, load.time))).collect();
+    dir.write_json("schedule.json", &schedule)?;
+    load.target = template.binary.display().to_string();
+    let disks = kinds.iter().any(|kind| kind.needs_chaosfs()).then_some(directories);
+    let clocks = kinds.contains(&Kind::Clock);
+    let cluster =
+        Arc::new(Cluster::new(cluster::Options { template, members, disks, clocks, dir: dir.clone() })?);
+    cluster.start_all(START_MAX).await?;
+    load.endpoints = (0..members).map(|member| cluster.url(member)).collect();
+    load.kinds = kinds.iter().map(|kind| kind.name().to_owned()).collect();
+    load.nemeses = vec![Box::new(Guard(cluster.clone()))];
+    for (lane, steps) in schedule {
+        let nemesis: Box<dyn Nemesis> = Box::new(Lane { cluster: cluster.clone(), steps, lane });
+        load.nemeses.push(nemesis);
+    }
+    let mut history = load::record(load).await?;
+    for (member, status, log) in cluster.ended() {
+        history.faults.push(broken("ended by itself", member, format!("{status}: {log}"), history.plan.healed));
+    }
+    for member in 0..members {
+        if let Some(text) = panics(&cluster.log(member))? {
+            history.faults.push(broken("panic", member, text, history.plan.healed));
+        }
+    }
+    history.write(dir.path())?;
+    let verdict = load::conclude(&history, &dir)?;
+    println!("{}", dir.path().display());
+    Ok(verdict)
+}
+
+fn broken(what: &str, member: u32, evidence: String, at: u64) -> crate::history::files::Fault {
+    let name = format!("{}{what}", crate::nemesis::BROKEN);
+    crate::history::files::Fault { name, nodes: vec![member], start: at, end: at, evidence, effect: 1 }
+}
+
+/// The first lines of a log that tell of a panic.
+fn panics(log: &Path) -> std::io::Result<Option<String>> {
+    let text = String::from_utf8_lossy(&std::fs::read(log)?).into_owned();
+    let lines: Vec<&str> =
+        text.lines().filter(|line| PANICS.iter().any(|word| line.contains(word))).take(PANIC_LINES_MAX).collect();
+    Ok((!lines.is_empty()).then(|| lines.join(" | ")))
+}
