@@ -6,6 +6,7 @@
 //! them. Metrics of bbolt, of Go's runtime and of etcd's proxies are left out, since nothing here would move them.
 
 mod grpc;
+pub mod peers;
 mod process;
 mod requests;
 
@@ -18,6 +19,7 @@ use prometheus::{
 };
 
 pub use grpc::{Grpc, GrpcMethod};
+pub use peers::Peers;
 pub use requests::{ClientRequests, Op, Timings};
 
 use crate::config::{Config, ETCD_CLUSTER_VERSION, ETCD_VERSION, MetricsLevel};
@@ -34,8 +36,10 @@ pub struct Metrics {
     pub disk: Disk,
     /// Leases.
     pub lease: Lease,
-    /// Bytes to and from clients and peers.
+    /// Bytes to and from clients.
     pub network: Network,
+    /// What goes to and comes from other members.
+    pub peers: Peers,
     /// Health pages.
     pub health: Health,
     /// Calls by method and code.
@@ -57,6 +61,8 @@ pub struct Server {
     pub leader_changes_seen: IntCounter,
     pub heartbeat_send_failures: IntCounter,
     pub learner_promote_successes: IntCounter,
+    /// By `Reason`, etcd's text of the refusal.
+    pub learner_promote_failures: IntCounterVec,
     pub proposals_committed: IntGauge,
     pub proposals_applied: IntGauge,
     pub proposals_pending: IntGauge,
@@ -134,27 +140,11 @@ pub struct Lease {
     pub ttl_seconds: Histogram,
 }
 
-/// Bytes to and from clients and peers.
+/// Bytes to and from clients.
 #[expect(missing_docs, reason = "the help text of each says it, below")]
 pub struct Network {
     pub client_received_bytes: IntCounter,
     pub client_sent_bytes: IntCounter,
-    /// By `Local` and `Remote`.
-    pub known_peers: IntGaugeVec,
-    /// By `Local` and `Remote`.
-    pub active_peers: IntGaugeVec,
-    /// By `Local` and `Remote`.
-    pub disconnected_peers: IntCounterVec,
-    /// By `To`.
-    pub peer_sent_bytes: IntCounterVec,
-    /// By `From`.
-    pub peer_received_bytes: IntCounterVec,
-    /// By `To`.
-    pub peer_sent_failures: IntCounterVec,
-    /// By `From`.
-    pub peer_received_failures: IntCounterVec,
-    /// By `To`.
-    pub peer_round_trip_seconds: HistogramVec,
 }
 
 /// Health pages.
@@ -178,6 +168,7 @@ impl Metrics {
             disk: Disk::new(&maker),
             lease: Lease::new(&maker),
             network: Network::new(&maker),
+            peers: Peers::new(&maker),
             health: Health::new(&maker),
             grpc: Grpc::new(&maker, config.metrics == MetricsLevel::Extensive),
             process: Process::new(&maker),
@@ -238,9 +229,14 @@ impl Server {
             is_learner: maker.gauge("etcd_server_is_learner", "Whether the member is a learner."),
             leader_changes_seen: maker.counter("etcd_server_leader_changes_seen_total", "Changes of leader."),
             heartbeat_send_failures: maker
-                .counter("etcd_server_heartbeat_send_failures_total", "Heartbeats that the leader sent too late."),
+                .counter("etcd_server_heartbeat_send_failures_total", "Heartbeats that no member answered in time."),
             learner_promote_successes: maker
                 .counter("etcd_server_learner_promote_successes", "Learners that became voters."),
+            learner_promote_failures: maker.counters(
+                "etcd_server_learner_promote_failures",
+                "Learners that did not become voters, by the refusal.",
+                &["Reason"],
+            ),
             proposals_committed: maker
                 .gauge("etcd_server_proposals_committed_total", "Index of the last committed log entry."),
             proposals_applied: maker
@@ -387,35 +383,6 @@ impl Network {
                 .counter("etcd_network_client_grpc_received_bytes_total", "Bytes received from gRPC clients."),
             client_sent_bytes: maker
                 .counter("etcd_network_client_grpc_sent_bytes_total", "Bytes sent to gRPC clients."),
-            known_peers: maker.gauges("etcd_network_known_peers", "Members that are known.", &["Local", "Remote"]),
-            active_peers: maker.gauges("etcd_network_active_peers", "Members that answer.", &["Local", "Remote"]),
-            disconnected_peers: maker.counters(
-                "etcd_network_disconnected_peers_total",
-                "Members that stopped answering.",
-                &["Local", "Remote"],
-            ),
-            peer_sent_bytes: maker.counters("etcd_network_peer_sent_bytes_total", "Bytes sent to members.", &["To"]),
-            peer_received_bytes: maker.counters(
-                "etcd_network_peer_received_bytes_total",
-                "Bytes received from members.",
-                &["From"],
-            ),
-            peer_sent_failures: maker.counters(
-                "etcd_network_peer_sent_failures_total",
-                "Messages to members that failed.",
-                &["To"],
-            ),
-            peer_received_failures: maker.counters(
-                "etcd_network_peer_received_failures_total",
-                "Messages from members that failed.",
-                &["From"],
-            ),
-            peer_round_trip_seconds: maker.histograms(
-                "etcd_network_peer_round_trip_time_seconds",
-                "Round trips to members.",
-                &["To"],
-                Buckets(0.0001, 2.0, 16),
-            ),
         }
     }
 }

@@ -5,9 +5,11 @@ mod common;
 
 use std::collections::BTreeMap;
 
+use common::members::*;
 use common::*;
-use kelson::Config;
+use kelson::config::ClusterState;
 use kelson::proto::etcdserverpb as pb;
+use kelson::{Config, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::metadata::MetadataValue;
@@ -18,7 +20,11 @@ struct Scrape(BTreeMap<String, f64>);
 
 impl Scrape {
     async fn of(member: &Member) -> Self {
-        let address = member.endpoint.strip_prefix("http://").unwrap();
+        Self::at(&member.endpoint).await
+    }
+
+    async fn at(endpoint: &str) -> Self {
+        let address = endpoint.strip_prefix("http://").unwrap();
         let mut socket = TcpStream::connect(address).await.unwrap();
         let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
@@ -274,4 +280,134 @@ async fn an_apply_that_takes_longer_than_asked_for_is_counted() {
     let member = Member::start_with(config).await;
     member.put("k", "v").await;
     assert!(Scrape::of(&member).await.get("etcd_server_slow_apply_total") >= 1.0);
+}
+
+/// Series of a member about another one.
+struct About {
+    from: String,
+    to: String,
+    both: String,
+}
+
+impl About {
+    fn new(local: &Server, remote: &Server) -> Self {
+        let (local, remote) = (id(local), id(remote));
+        Self {
+            from: format!("{{From=\"{remote:x}\"}}"),
+            to: format!("{{To=\"{remote:x}\"}}"),
+            both: format!("{{Local=\"{local:x}\",Remote=\"{remote:x}\"}}"),
+        }
+    }
+
+    fn known(&self) -> String {
+        format!("etcd_network_known_peers{}", self.both)
+    }
+
+    fn active(&self) -> String {
+        format!("etcd_network_active_peers{}", self.both)
+    }
+
+    fn disconnected(&self) -> String {
+        format!("etcd_network_disconnected_peers_total{}", self.both)
+    }
+
+    fn sent(&self) -> String {
+        format!("etcd_network_peer_sent_bytes_total{}", self.to)
+    }
+
+    fn received(&self) -> String {
+        format!("etcd_network_peer_received_bytes_total{}", self.from)
+    }
+
+    fn sent_failures(&self) -> String {
+        format!("etcd_network_peer_sent_failures_total{}", self.to)
+    }
+
+    fn received_failures(&self) -> String {
+        format!("etcd_network_peer_received_failures_total{}", self.from)
+    }
+
+    fn round_trips(&self) -> String {
+        format!("etcd_network_peer_round_trip_time_seconds_count{}", self.to)
+    }
+
+    fn snapshots(&self) -> [String; 4] {
+        [
+            format!("etcd_network_snapshot_send_success{}", self.to),
+            format!("etcd_network_snapshot_send_failures{}", self.to),
+            format!("etcd_network_snapshot_receive_success{}", self.from),
+            format!("etcd_network_snapshot_receive_failures{}", self.from),
+        ]
+    }
+}
+
+#[tokio::test]
+async fn members_count_what_they_send_to_and_hear_of_each_other() {
+    const BYTES: f64 = 100_000.0;
+    let mut servers = start(configs(3)).await;
+    let leader = servers.remove(leader_at(&servers));
+    let [follower, other] = [servers.remove(0), servers.remove(0)];
+    let (led, leads) = (About::new(&leader, &follower), About::new(&follower, &leader));
+    let at_leader = async || Scrape::at(&leader.client_endpoint()).await;
+    let at_follower = async || Scrape::at(&follower.client_endpoint()).await;
+
+    let (before, before_there) = (at_leader().await, at_follower().await);
+    assert_eq!(before.get(&led.known()), 1.0);
+    assert_eq!(before_there.get(&leads.known()), 1.0);
+    assert_eq!(before.get(&led.active()), 1.0);
+    let mut kv = pb::kv_client::KvClient::new(channel(&leader).await);
+    kv.put(put("k", &"v".repeat(BYTES as usize))).await.unwrap();
+    until("the follower has heard of it", async || {
+        at_follower().await.get(&leads.received()) - before_there.get(&leads.received()) > BYTES
+    })
+    .await;
+    let after = at_leader().await;
+    assert!(after.get(&led.sent()) - before.get(&led.sent()) > BYTES);
+    until("heartbeats go round", async || at_leader().await.get(&led.round_trips()) > before.get(&led.round_trips()))
+        .await;
+    until("the leader is probed", async || at_follower().await.get(&leads.round_trips()) > 0.0).await;
+    for about in [&led, &About::new(&leader, &other)] {
+        assert!(after.get(&about.received()) > 0.0, "answers");
+        assert_eq!(after.get(&about.received_failures()), 0.0);
+        for series in about.snapshots() {
+            assert_eq!(after.get(&series), 0.0, "{series}");
+        }
+    }
+
+    let gone = About::new(&leader, &other);
+    other.kill();
+    until("the leader has missed it", async || {
+        let now = at_leader().await;
+        now.get(&gone.active()) == 0.0
+            && now.get(&gone.disconnected()) > after.get(&gone.disconnected())
+            && now.get(&gone.sent_failures()) > after.get(&gone.sent_failures())
+            && now.get("etcd_server_heartbeat_send_failures_total")
+                > after.get("etcd_server_heartbeat_send_failures_total")
+    })
+    .await;
+    assert_eq!(at_leader().await.get(&led.active()), 1.0, "the other one is still there");
+    shutdown(vec![leader, follower]).await;
+}
+
+#[tokio::test]
+async fn promotions_are_counted_where_the_leader_is() {
+    let mut both = configs(2);
+    let (mut joining, mut first) = (both.remove(1), both.remove(0));
+    first.initial_cluster.remove(&joining.name);
+    joining.initial_cluster_state = ClusterState::Existing;
+    let first = Server::start(first).await.unwrap();
+    let mut cluster = pb::cluster_client::ClusterClient::new(channel(&first).await);
+    let unknown = cluster.member_promote(pb::MemberPromoteRequest { id: 1 }).await;
+    assert_eq!(refusal(unknown).1, "etcdserver: member not found");
+
+    let peer_ur_ls = joining.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
+    let added = cluster.member_add(pb::MemberAddRequest { peer_ur_ls, is_learner: true }).await.unwrap().into_inner();
+    let learner = Server::start(joining).await.unwrap();
+    let promote = pb::MemberPromoteRequest { id: added.member.unwrap().id };
+    until("it is in sync", async || cluster.clone().member_promote(promote).await.is_ok()).await;
+    let scrape = Scrape::at(&first.client_endpoint()).await;
+    assert_eq!(scrape.get("etcd_server_learner_promote_successes"), 1.0);
+    let not_found = "etcd_server_learner_promote_failures{Reason=\"etcdserver: member not found\"}";
+    assert_eq!(scrape.get(not_found), 1.0);
+    shutdown(vec![learner, first]).await;
 }

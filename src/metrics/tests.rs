@@ -138,7 +138,7 @@ fn types_labels_and_buckets_are_etcds() {
     metrics.set_member_id(1);
     metrics.server.apply_duration_seconds.observe(Op::Put, true, Duration::ZERO);
     metrics.server.request_duration_seconds.observe(Op::Put, true, Duration::ZERO);
-    metrics.network.known_peers.with_label_values(&["1", "1"]);
+    metrics.peers.peer(1, 2);
     let ours = shape(&metrics.render());
     let theirs = include_str!("etcd-3.7.3.txt");
     let missing: Vec<_> = theirs.lines().filter(|line| !ours.contains(&to_plain(line))).collect();
@@ -149,4 +149,29 @@ fn types_labels_and_buckets_are_etcds() {
 fn to_plain(line: &str) -> String {
     let plain = |word: &str| word.parse::<f64>().ok().filter(|bound| bound.is_finite()).map(to_six_digits);
     line.split(' ').map(|word| plain(word).unwrap_or_else(|| word.to_owned())).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_peers_series_are_there_before_anything_went_wrong_and_a_transfer_is_counted_once() {
+    let metrics = Metrics::new(&Config::for_test());
+    let peer = metrics.peers.peer(0xa, 0xb);
+    peer.snapshots_sent.begin().succeeded(0.3);
+    drop(peer.snapshots_sent.begin());
+    let _under_way = peer.snapshots_received.begin();
+    let text = metrics.render();
+    for line in [
+        "etcd_network_active_peers{Local=\"a\",Remote=\"b\"} 0",
+        "etcd_network_disconnected_peers_total{Local=\"a\",Remote=\"b\"} 0",
+        "etcd_network_peer_sent_failures_total{To=\"b\"} 0",
+        "etcd_network_peer_received_failures_total{From=\"b\"} 0",
+        "etcd_network_peer_round_trip_time_seconds_bucket{To=\"b\",le=\"3.2768\"} 0",
+        "etcd_network_snapshot_send_success{To=\"b\"} 1",
+        "etcd_network_snapshot_send_failures{To=\"b\"} 1",
+        "etcd_network_snapshot_send_inflights_total{To=\"b\"} 0",
+        "etcd_network_snapshot_send_total_duration_seconds_bucket{To=\"b\",le=\"0.4\"} 1",
+        "etcd_network_snapshot_receive_inflights_total{From=\"b\"} 1",
+        "etcd_network_snapshot_receive_failures{From=\"b\"} 0",
+    ] {
+        assert!(text.lines().any(|there| there == line), "missing {line}");
+    }
 }

@@ -180,6 +180,25 @@ impl Node {
         }
         // One at a time, so that the checks hold for what is changed.
         let _alone = self.changing.lock().await;
+        let is_promotion = matches!(change, Change::Promote(_));
+        let changed = self.change_alone(change).await;
+        if is_promotion {
+            self.count_promotion(&changed);
+        }
+        changed
+    }
+
+    /// As etcd counts them: on the leader, with the texts that clients are given.
+    fn count_promotion(&self, changed: &Result<Option<Changed>, Fate>) {
+        let server = &self.meter().metrics.server;
+        match changed {
+            Ok(Some(_)) => server.learner_promote_successes.inc(),
+            Ok(None) => {}
+            Err(fate) => server.learner_promote_failures.with_label_values(&[&format!("etcdserver: {fate}")]).inc(),
+        }
+    }
+
+    async fn change_alone(&self, change: Change) -> Result<Option<Changed>, Fate> {
         let members = self.members();
         let (wanted, added) = match change {
             Change::Add { peer_urls, is_learner } => {

@@ -72,6 +72,9 @@ const SNAPSHOT_LOG_BYTES_MIN: u64 = 64 << 20;
 /// The least size that is reported, in bytes: Kubernetes and dashboards take 0 for "unknown".
 const SIZE_BYTES_MIN: u64 = 4096;
 
+/// How often every member asks every other one how far away it is, as etcd's prober.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
 /// What a node is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -232,7 +235,8 @@ impl Node {
         let batcher = Arc::new(Batcher::new(origin));
         let leaders_batcher = Arc::new(Batcher::new(origin.wrapping_add(1)));
         let (mark, clock) = (parts.mark, parts.clock);
-        let peers = Arc::new(Peers::new(parts.identity.clone(), parts.dial, parts.links, clock.clone()));
+        let peers =
+            Arc::new(Peers::new(parts.identity.clone(), parts.dial, parts.links, parts.metrics.clone(), clock.clone()));
         peers.update(mark.membership.membership());
         let shared = Arc::new(Shared::new(
             parts.identity.member_id,
@@ -303,7 +307,18 @@ impl Node {
         let reads = tokio::spawn(self.clone().run_read_rounds(reads));
         let promotions = tokio::spawn(self.clone().run_promotions());
         let belonging = tokio::spawn(self.clone().run_belonging());
-        self.tasks.lock().extend([begin, proposer, leaders_proposer, status, log, reads, promotions, belonging]);
+        let probes = tokio::spawn(self.clone().run_probes());
+        self.tasks.lock().extend([
+            begin,
+            proposer,
+            leaders_proposer,
+            status,
+            log,
+            reads,
+            promotions,
+            belonging,
+            probes,
+        ]);
     }
 
     /// Nobody else votes: there is nothing to wait for. The log's membership counts, as nothing may be applied yet.
@@ -385,6 +400,14 @@ impl Node {
             if self.leadership().leader.is_none() {
                 self.peers.ask_for_belonging().await;
             }
+        }
+    }
+
+    /// Measures the way to the other members.
+    async fn run_probes(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(PROBE_INTERVAL).await;
+            self.peers.probe().await;
         }
     }
 

@@ -122,9 +122,17 @@ async fn heartbeat(
     request: AppendEntriesRequest<TypeConfig>,
     deadline: Duration,
 ) -> Rpc<StreamAppendResult<TypeConfig>> {
-    let request = wire::append(peer.envelope(), request);
-    let answer = peer.control(deadline, |mut client| async move { client.heartbeat(request).await }).await;
-    wire::to_appended(answer.map_err(failed)?).map_err(malformed)
+    let (request, started) = (wire::append(peer.envelope(), request), peer.now());
+    match peer.control(deadline, |mut client| async move { client.heartbeat(request).await }).await {
+        Ok(answer) => {
+            peer.went_round(started);
+            wire::to_appended(answer).map_err(malformed)
+        }
+        Err(failure) => {
+            peer.missed_heartbeat();
+            Err(failed(failure))
+        }
+    }
 }
 
 type Appended<'s> = BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>;
@@ -174,6 +182,7 @@ async fn next_answer(
         let answer = match tokio::time::timeout(APPEND_DEADLINE, answers.next()).await {
             Ok(answer) => answer?,
             Err(_) if waited_for => {
+                peer.metrics.sent_failures.inc();
                 return Some(Err(RPCError::Unreachable(unreachable(&format!(
                     "member {:x} answered nothing for {APPEND_DEADLINE:?}",
                     peer.id
@@ -190,7 +199,10 @@ async fn next_answer(
                 peer.answered();
                 wire::to_appended(answer).map_err(malformed)
             }
-            Err(status) => Err(failed(Failure::Unknown(status))),
+            Err(status) => {
+                peer.metrics.sent_failures.inc();
+                Err(failed(Failure::Unknown(status)))
+            }
         });
     }
 }
@@ -305,6 +317,7 @@ impl Connection {
             bytes,
         };
         tracing::info!(to = format!("{:x}", self.0.id), bytes, "sending a snapshot");
+        let (transfer, started) = (self.0.metrics.snapshots_sent.begin(), self.0.now());
         let head = peer::SnapshotRequest { head: Some(head), chunk: Bytes::new() };
         let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
         let reading = tokio::task::spawn_blocking(move || read_chunks(&*file, &sender));
@@ -316,6 +329,7 @@ impl Connection {
         let answer = answer.map_err(|failure| StreamingError::Unreachable(unreachable(&failure)))?;
         let vote = wire::to_vote(answer.vote)
             .map_err(|error| StreamingError::Network(NetworkError::new(&AnyError::new(&error))))?;
+        transfer.succeeded(self.0.now().saturating_sub(started).as_secs_f64());
         tracing::info!(to = format!("{:x}", self.0.id), bytes, "snapshot sent");
         Ok(SnapshotResponse::new(vote))
     }

@@ -11,12 +11,13 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hyper_util::rt::TokioIo;
 use parking_lot::RwLock;
+use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
@@ -26,6 +27,7 @@ use super::Identity;
 use super::types::{MemberInfo, Membership};
 use crate::clock::Clock;
 use crate::config::Url;
+use crate::metrics::{self, Metrics};
 use crate::proto::peer::peer_client::PeerClient;
 use crate::proto::peer::{self, Envelope};
 
@@ -106,6 +108,18 @@ pub enum Failure {
     Unknown(Status),
 }
 
+impl Failure {
+    /// Whether the message got lost, or its answer; otherwise it was understood and refused.
+    fn is_the_ways(&self) -> bool {
+        const REFUSALS: [Code; 4] =
+            [Code::OutOfRange, Code::FailedPrecondition, Code::PermissionDenied, Code::InvalidArgument];
+        match self {
+            Self::NotSent(_) => true,
+            Self::Unknown(status) => !REFUSALS.contains(&status.code()),
+        }
+    }
+}
+
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -120,6 +134,7 @@ pub struct Peers {
     identity: Arc<Identity>,
     dial: Arc<dyn Dial>,
     links: Option<Links>,
+    metrics: Arc<Metrics>,
     clock: Clock,
     /// Whether a member has said that this one was removed.
     expelled: Arc<AtomicBool>,
@@ -129,8 +144,14 @@ pub struct Peers {
 
 impl Peers {
     /// Nobody yet; [`Peers::update`] makes them known.
-    pub fn new(identity: Arc<Identity>, dial: Arc<dyn Dial>, links: Option<Links>, clock: Clock) -> Self {
-        Self { identity, dial, links, clock, expelled: Arc::default(), peers: RwLock::default() }
+    pub fn new(
+        identity: Arc<Identity>,
+        dial: Arc<dyn Dial>,
+        links: Option<Links>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Self {
+        Self { identity, dial, links, metrics, clock, expelled: Arc::default(), peers: RwLock::default() }
     }
 
     /// Whether a member has said that this one was removed from the cluster.
@@ -147,6 +168,20 @@ impl Peers {
                 tracing::debug!(%failure, "no word from a peer");
             }
         }
+    }
+
+    /// Asks every member something that it answers from memory, so that each knows how far away the others are, as
+    /// etcd's prober.
+    pub async fn probe(&self) {
+        let probes = self.all().into_iter().map(async |peer| {
+            let (request, started) = (peer::ConfirmRequest { envelope: peer.envelope() }, self.clock.now());
+            let call = peer.control(CONNECT_DEADLINE, |mut client| async move { client.confirm(request).await });
+            match call.await {
+                Ok(_) => peer.went_round(started),
+                Err(failure) => tracing::debug!(%failure, "no answer to a probe"),
+            }
+        });
+        futures_util::future::join_all(probes).await;
     }
 
     /// The way to a member at `info`'s URLs. Must be called on the runtime that is to drive the connections.
@@ -181,8 +216,13 @@ impl Peers {
             self.peer(id, info);
         }
         if membership.nodes().next().is_some() {
-            let is_held = |peer: &Arc<Peer>| Arc::strong_count(peer) > 1;
-            self.peers.write().retain(|id, peer| membership.get_node(id).is_some() || is_held(peer));
+            self.peers.write().retain(|id, peer| {
+                let is_member = membership.get_node(id).is_some();
+                if !is_member {
+                    peer.metrics.known.set(0);
+                }
+                is_member || Arc::strong_count(peer) > 1
+            });
         }
     }
 }
@@ -191,6 +231,10 @@ impl Peers {
 pub struct Peer {
     /// Its id.
     pub id: u64,
+    /// What is counted of it.
+    pub metrics: Arc<metrics::peers::Peer>,
+    /// Of all peers together.
+    heartbeats_missed: IntCounter,
     from: u64,
     cluster_id: u64,
     urls: Arc<ArcSwap<Vec<String>>>,
@@ -204,6 +248,27 @@ pub struct Peer {
     answered_ms: AtomicU64,
 }
 
+/// All open connections to a peer, and what they carry, before it is encrypted.
+struct Wires {
+    open: AtomicU64,
+    metrics: Arc<metrics::peers::Peer>,
+}
+
+impl Wires {
+    fn opened(&self) {
+        if self.open.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.metrics.active.set(1);
+        }
+    }
+
+    fn closed(&self) {
+        if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.metrics.active.set(0);
+            self.metrics.disconnected.inc();
+        }
+    }
+}
+
 /// One connection, made anew when it breaks.
 struct Line {
     client: PeerClient<Channel>,
@@ -215,9 +280,14 @@ struct Line {
 impl Peer {
     fn new(peers: &Peers, id: u64, urls: &[String]) -> Self {
         let urls = Arc::new(ArcSwap::from_pointee(urls.to_vec()));
-        let line = || Line::new(peers.dial.clone(), urls.clone());
+        let metrics = Arc::new(peers.metrics.peers.peer(peers.identity.member_id, id));
+        metrics.known.set(1);
+        let wires = Arc::new(Wires { open: AtomicU64::new(0), metrics: metrics.clone() });
+        let line = || Line::new(peers.dial.clone(), urls.clone(), Some(wires.clone()));
         Self {
             id,
+            metrics,
+            heartbeats_missed: peers.metrics.server.heartbeat_send_failures.clone(),
             from: peers.identity.member_id,
             cluster_id: peers.identity.cluster_id,
             control: line(),
@@ -256,6 +326,22 @@ impl Peer {
     /// Notes that it answered.
     pub fn answered(&self) {
         self.answered_ms.store(self.clock.now().as_millis() as u64 + 1, Ordering::Relaxed);
+    }
+
+    /// Notes how long it took to answer what was sent at `started`.
+    pub fn went_round(&self, started: Duration) {
+        let took = self.clock.now().saturating_sub(started);
+        self.metrics.round_trip_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Notes a heartbeat that it did not answer in time.
+    pub fn missed_heartbeat(&self) {
+        self.heartbeats_missed.inc();
+    }
+
+    /// The time, for [`Peer::went_round`].
+    pub fn now(&self) -> Duration {
+        self.clock.now()
     }
 
     /// Whether messages reach it, as far as tests have their say.
@@ -313,6 +399,22 @@ impl Peer {
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
+        let answer = self.attempt(line, deadline, call).await;
+        if answer.as_ref().is_err_and(Failure::is_the_ways) {
+            self.metrics.sent_failures.inc();
+        }
+        answer
+    }
+
+    async fn attempt<T, F>(
+        &self,
+        line: &Line,
+        deadline: Duration,
+        call: impl FnOnce(PeerClient<Channel>) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
         if !self.reaches() {
             return Err(Failure::NotSent(format!("the link to member {:x} is cut", self.id)));
         }
@@ -344,18 +446,21 @@ impl Peer {
 }
 
 impl Line {
-    fn new(dial: Arc<dyn Dial>, urls: Arc<ArcSwap<Vec<String>>>) -> Self {
+    fn new(dial: Arc<dyn Dial>, urls: Arc<ArcSwap<Vec<String>>>, wires: Option<Arc<Wires>>) -> Self {
         let (made, open) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let connector = {
             let (made, open) = (made.clone(), open.clone());
             tower::service_fn(move |_: http::Uri| {
                 let (dial, urls) = (dial.clone(), urls.load_full());
-                let (made, open) = (made.clone(), open.clone());
+                let (made, open, wires) = (made.clone(), open.clone(), wires.clone());
                 async move {
                     let io = dial_any(&*dial, &urls).await?;
                     made.fetch_add(1, Ordering::AcqRel);
                     open.fetch_add(1, Ordering::AcqRel);
-                    Ok::<_, io::Error>(TokioIo::new(Counted { io, open }))
+                    if let Some(wires) = &wires {
+                        wires.opened();
+                    }
+                    Ok::<_, io::Error>(TokioIo::new(Counted { io, open, wires }))
                 }
             })
         };
@@ -383,7 +488,7 @@ pub async fn ask_members(
     urls: Vec<String>,
     deadline: Duration,
 ) -> Result<peer::MembersResponse, Failure> {
-    let line = Line::new(dial, Arc::new(ArcSwap::from_pointee(urls)));
+    let line = Line::new(dial, Arc::new(ArcSwap::from_pointee(urls)), None);
     let mut client = line.client.clone();
     let request = peer::MembersRequest { envelope: Some(Envelope { group: GROUP, ..Envelope::default() }) };
     match tokio::time::timeout(deadline, client.members(request)).await {
@@ -411,27 +516,46 @@ async fn dial_any(dial: &dyn Dial, urls: &[String]) -> io::Result<Box<dyn Io>> {
     Err(last)
 }
 
-/// A connection that is counted while it is open.
+/// A connection that is counted while it is open, with the bytes on it if it is to somebody known.
 struct Counted {
     io: Box<dyn Io>,
     open: Arc<AtomicU64>,
+    wires: Option<Arc<Wires>>,
+}
+
+impl Counted {
+    fn sent(&self, bytes: usize) {
+        if let Some(wires) = &self.wires {
+            wires.metrics.sent_bytes.inc_by(bytes as u64);
+        }
+    }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::AcqRel);
+        if let Some(wires) = &self.wires {
+            wires.closed();
+        }
     }
 }
 
 impl AsyncRead for Counted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        if let Some(wires) = &self.wires {
+            wires.metrics.received_bytes.inc_by((buffer.filled().len() - before) as u64);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        self.sent(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -439,7 +563,9 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
+        self.sent(written);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {

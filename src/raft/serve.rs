@@ -167,6 +167,9 @@ impl Node {
         head: peer::SnapshotHead,
         mut chunks: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
     ) -> Result<peer::SnapshotResponse, Unanswered> {
+        let from = head.envelope.as_ref().map_or(0, |envelope| envelope.from);
+        let started = self.meter().clock.now();
+        let transfer = self.peers.get(from).map(|peer| peer.metrics.snapshots_received.begin());
         let vote = wire::to_vote(head.vote)?;
         tracing::info!(bytes = head.bytes, index = head.last.map(|id| id.index), "receiving a snapshot");
         let failed = |error: io::Error| Error::Fatal(format!("snapshot: {error}"));
@@ -193,6 +196,9 @@ impl Node {
         let snapshot = received.await.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)?;
         let installed = self.raft.install_full_snapshot(vote, snapshot).await;
         let vote = installed.map_err(|error| Error::Fatal(error.to_string()))?.vote;
+        if let Some(transfer) = transfer {
+            transfer.succeeded(self.meter().since(started).as_secs_f64());
+        }
         Ok(peer::SnapshotResponse { vote: Some(wire::vote(&vote)) })
     }
 

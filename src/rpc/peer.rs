@@ -5,10 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
+use prost::Message;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::lessor::Lessor;
+use crate::metrics::peers::Peer as Series;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::peer::{self, peer_server};
 use crate::raft::serve::{Refused, Unanswered};
@@ -32,11 +34,25 @@ impl Peer {
         Self { node, lessor, hashing: Arc::new(Semaphore::new(1)) }
     }
 
-    fn admit(&self, envelope: Option<&peer::Envelope>) -> Result<(), Status> {
-        self.node.admit(envelope).map_err(|refused| {
+    /// Looks at a message before it is acted upon, and counts it.
+    fn admit(&self, envelope: Option<&peer::Envelope>, message: &impl Message) -> Result<(), Status> {
+        let from = self.series(envelope);
+        let admitted = self.node.admit(envelope);
+        match (&from, &admitted) {
+            (Some(from), Ok(())) => from.received_bytes.inc_by(message.encoded_len() as u64),
+            (Some(from), Err(_)) => from.received_failures.inc(),
+            // Strangers get no series.
+            (None, _) => {}
+        }
+        admitted.map_err(|refused| {
             tracing::debug!(%refused, ?envelope, "a peer's message is refused");
             refusal(&refused)
         })
+    }
+
+    /// What is counted of the sender.
+    fn series(&self, envelope: Option<&peer::Envelope>) -> Option<Arc<Series>> {
+        Some(self.node.peers().get(envelope?.from)?.metrics.clone())
     }
 }
 
@@ -70,13 +86,20 @@ impl peer_server::Peer for Peer {
         let Some(first) = requests.message().await? else {
             return Ok(Response::new(Box::pin(futures_util::stream::empty())));
         };
-        self.admit(first.envelope.as_ref())?;
+        self.admit(first.envelope.as_ref(), &first)?;
         let from = first.envelope.as_ref().map_or(0, |envelope| envelope.from);
         // A member removed while its stream is open is not listened to any longer.
-        let node = self.node.clone();
+        let (node, series) = (self.node.clone(), self.series(first.envelope.as_ref()));
         let rest = requests.take_while(move |request| {
-            if let Err(error) = request {
-                tracing::debug!(%error, "a peer's stream of entries broke");
+            match (request, &series) {
+                (Ok(request), Some(series)) => series.received_bytes.inc_by(request.encoded_len() as u64),
+                (Ok(_), None) => {}
+                (Err(error), series) => {
+                    if let Some(series) = series {
+                        series.received_failures.inc();
+                    }
+                    tracing::debug!(%error, "a peer's stream of entries broke");
+                }
             }
             std::future::ready(request.is_ok() && !node.is_removed(from))
         });
@@ -88,13 +111,13 @@ impl peer_server::Peer for Peer {
 
     async fn heartbeat(&self, request: Request<peer::AppendRequest>) -> Result<Response<peer::AppendResponse>, Status> {
         let request = request.into_inner();
-        self.admit(request.envelope.as_ref())?;
+        self.admit(request.envelope.as_ref(), &request)?;
         self.node.heartbeat(request).await.map(Response::new).map_err(|error| unanswered(&error))
     }
 
     async fn vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
         let request = request.into_inner();
-        self.admit(request.envelope.as_ref())?;
+        self.admit(request.envelope.as_ref(), &request)?;
         self.node.vote(request).await.map(Response::new).map_err(|error| unanswered(&error))
     }
 
@@ -103,7 +126,7 @@ impl peer_server::Peer for Peer {
         request: Request<peer::TransferLeaderRequest>,
     ) -> Result<Response<peer::TransferLeaderResponse>, Status> {
         let request = request.into_inner();
-        self.admit(request.envelope.as_ref())?;
+        self.admit(request.envelope.as_ref(), &request)?;
         self.node.hear_of_transfer(request).await.map(Response::new).map_err(|error| unanswered(&error))
     }
 
@@ -114,16 +137,22 @@ impl peer_server::Peer for Peer {
         let mut requests = request.into_inner();
         let first = requests.message().await?.and_then(|first| first.head);
         let head = first.ok_or_else(|| Status::invalid_argument("a snapshot without its head"))?;
-        self.admit(head.envelope.as_ref())?;
+        self.admit(head.envelope.as_ref(), &head)?;
+        let series = self.series(head.envelope.as_ref());
         // A stream that breaks off is short of what its head promised, which is found out there.
         let chunks = requests.take_while(|request| std::future::ready(request.is_ok()));
         let chunks = chunks.filter_map(|request| std::future::ready(request.ok().map(|request| request.chunk)));
+        let chunks = chunks.inspect(move |chunk| {
+            if let Some(series) = &series {
+                series.received_bytes.inc_by(chunk.len() as u64);
+            }
+        });
         let installed = self.node.install(head, Box::pin(chunks)).await;
         installed.map(Response::new).map_err(|error| unanswered(&error))
     }
 
     async fn confirm(&self, request: Request<peer::ConfirmRequest>) -> Result<Response<peer::ConfirmResponse>, Status> {
-        self.admit(request.get_ref().envelope.as_ref())?;
+        self.admit(request.get_ref().envelope.as_ref(), request.get_ref())?;
         Ok(Response::new(self.node.newest_vote()))
     }
 
@@ -131,19 +160,19 @@ impl peer_server::Peer for Peer {
         &self,
         request: Request<peer::ReadIndexRequest>,
     ) -> Result<Response<peer::ReadIndexResponse>, Status> {
-        self.admit(request.get_ref().envelope.as_ref())?;
+        self.admit(request.get_ref().envelope.as_ref(), request.get_ref())?;
         self.node.read_index_for_peer().await.map(Response::new).map_err(|error| failure(&error))
     }
 
     async fn propose(&self, request: Request<peer::ProposeRequest>) -> Result<Response<peer::ProposeResponse>, Status> {
         let request = request.into_inner();
-        self.admit(request.envelope.as_ref())?;
+        self.admit(request.envelope.as_ref(), &request)?;
         self.node.propose_for_peer(request).await.map(Response::new).map_err(|error| unanswered(&error))
     }
 
     async fn renew(&self, request: Request<peer::RenewRequest>) -> Result<Response<peer::RenewResponse>, Status> {
         let request = request.into_inner();
-        self.admit(request.envelope.as_ref())?;
+        self.admit(request.envelope.as_ref(), &request)?;
         Ok(Response::new(match self.lessor.renew(request.lease) {
             Ok(ttl) => peer::RenewResponse { leading: true, ttl: ttl.unwrap_or(0) },
             Err(_) => peer::RenewResponse::default(),
@@ -155,7 +184,7 @@ impl peer_server::Peer for Peer {
         request: Request<peer::RemainingRequest>,
     ) -> Result<Response<peer::RemainingResponse>, Status> {
         let request = request.into_inner();
-        self.admit(request.envelope.as_ref())?;
+        self.admit(request.envelope.as_ref(), &request)?;
         Ok(Response::new(match self.lessor.remaining(request.lease) {
             Ok(remaining) => peer::RemainingResponse {
                 leading: true,
@@ -168,7 +197,7 @@ impl peer_server::Peer for Peer {
 
     async fn change(&self, request: Request<peer::ChangeRequest>) -> Result<Response<peer::ChangeResponse>, Status> {
         let request = request.into_inner();
-        self.admit(request.envelope.as_ref())?;
+        self.admit(request.envelope.as_ref(), &request)?;
         self.node.change_for_peer(request).await.map(Response::new).map_err(|error| unanswered(&error))
     }
 
@@ -176,14 +205,14 @@ impl peer_server::Peer for Peer {
         let envelope = request.get_ref().envelope.as_ref();
         // Whoever asks does not know the cluster yet, unless it does.
         if envelope.is_some_and(|envelope| envelope.cluster_id != 0) {
-            self.admit(envelope)?;
+            self.admit(envelope, request.get_ref())?;
         }
         Ok(Response::new(self.node.members_for_peer()))
     }
 
     async fn hash_kv(&self, request: Request<peer::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
         let request = request.into_inner();
-        self.admit(request.envelope.as_ref())?;
+        self.admit(request.envelope.as_ref(), &request)?;
         let permit = Arc::clone(&self.hashing).acquire_owned().await;
         let permit = permit.map_err(|_| Status::unavailable("no hashes any more"))?;
         let store = Arc::clone(self.node.store());
