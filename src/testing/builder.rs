@@ -13,9 +13,9 @@ pub struct Builder {
 }
 
 impl Default for Builder {
-    /// Three members in memory, a heartbeat every 20 ms, an election after 200.
+    /// Three members in memory, a heartbeat every 50 ms, an election after 500: quick, and calm on a busy machine.
     fn default() -> Self {
-        let config = Config { heartbeat_interval_ms: 20, election_timeout_ms: 200, ..Config::for_test() };
+        let config = Config { heartbeat_interval_ms: 50, election_timeout_ms: 500, ..Config::for_test() };
         Self { size: 3, on_disk: false, seed: 0, config }
     }
 }

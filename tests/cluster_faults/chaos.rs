@@ -79,7 +79,7 @@ async fn fault(cluster: &mut Cluster, random: &mut Random) {
 async fn chaos(seed: u64) {
     println!("seed {seed}");
     let mut random = Random::new(seed);
-    let mut cluster = Cluster::builder().seed(seed).start().await.unwrap();
+    let mut cluster = Cluster::builder().timing(20, 200).seed(seed).start().await.unwrap();
     let end = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> =
         (0..3).map(|name| tokio::spawn(keep_writing(kv(&cluster, name), name, end.clone()))).collect();

@@ -15,7 +15,7 @@ async fn refused_add(cluster: &Cluster, by: usize, urls: &[&str], is_learner: bo
 
 #[tokio::test]
 async fn a_learner_answers_for_itself_alone_and_votes_once_promoted() {
-    let mut cluster = Cluster::start(3).await.unwrap();
+    let mut cluster = steady().await;
     write(&cluster, 0, "k", "v").await;
     let learner = cluster.add_learner().await.unwrap();
     let id = cluster.member(learner).id();
@@ -66,7 +66,7 @@ async fn a_learner_answers_for_itself_alone_and_votes_once_promoted() {
 
 #[tokio::test]
 async fn a_learner_that_never_started_is_not_promoted() {
-    let cluster = Cluster::start(3).await.unwrap();
+    let cluster = steady().await;
     let request = pb::MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:1".into()], is_learner: true };
     let added = membership(&cluster, 0).member_add(request).await.unwrap().into_inner();
     let member = added.member.unwrap();
@@ -83,7 +83,7 @@ async fn a_learner_that_never_started_is_not_promoted() {
 
 #[tokio::test]
 async fn members_are_added_changed_and_removed_by_whoever_is_asked() {
-    let mut cluster = Cluster::start(3).await.unwrap();
+    let mut cluster = steady().await;
     for n in 0..20 {
         write(&cluster, 0, &format!("k{n}"), "v").await;
     }
@@ -129,7 +129,7 @@ async fn members_are_added_changed_and_removed_by_whoever_is_asked() {
 
 #[tokio::test]
 async fn a_removed_member_ends_and_the_leader_can_be_removed() {
-    let cluster = Cluster::start(3).await.unwrap();
+    let cluster = steady().await;
     let leader = cluster.leader().await;
     let others = followers(&cluster, leader);
     let id = cluster.member(leader).id();
@@ -143,7 +143,7 @@ async fn a_removed_member_ends_and_the_leader_can_be_removed() {
 
 #[tokio::test]
 async fn no_change_leaves_a_cluster_that_cannot_decide() {
-    let mut cluster = Cluster::start(3).await.unwrap();
+    let mut cluster = steady().await;
     let leader = cluster.leader().await;
     let [down, other] = followers(&cluster, leader)[..] else { panic!("three members") };
     cluster.kill(down).await;
@@ -168,7 +168,7 @@ async fn no_change_leaves_a_cluster_that_cannot_decide() {
 
 #[tokio::test]
 async fn the_leadership_moves_to_whom_the_leader_is_told() {
-    let cluster = Cluster::start(3).await.unwrap();
+    let cluster = steady().await;
     let old = cluster.leader().await;
     let [to, by] = followers(&cluster, old)[..] else { panic!("three members") };
     let target = pb::MoveLeaderRequest { target_id: cluster.member(to).id() };

@@ -5,7 +5,7 @@ use super::*;
 const WRITES: usize = 40;
 
 async fn cluster() -> Cluster {
-    Cluster::builder().config(|config| config.snapshot_catchup_entries = 0).start().await.unwrap()
+    Cluster::builder().timing(50, 1000).config(|config| config.snapshot_catchup_entries = 0).start().await.unwrap()
 }
 
 fn log_entries(cluster: &Cluster, member: usize) -> u64 {
