@@ -4,6 +4,7 @@
 //! Dropping the cluster ends everything.
 
 pub mod place;
+pub mod proxy;
 pub mod space;
 pub mod traffic;
 
@@ -130,7 +131,7 @@ impl Cluster {
             name: name(member),
             client_url: self.url(member),
             peer_url: self.peer_url(member),
-            peer_listen_url: self.place.peer_listen_url(member),
+            listen_urls: self.place.listen_urls(member),
             initial_cluster: (0..self.size()).map(named).collect::<Vec<_>>().join(","),
             joins,
             inside: self.place.inside(member),

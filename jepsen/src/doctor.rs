@@ -33,15 +33,22 @@ pub fn run() -> Verdict {
             there: file("/usr/bin/setpriv"),
             without: "servers outlive a harness that is killed with -9",
         },
-        Ability { name: "network namespaces", there: netns(), without: "TCP proxies on 127.0.0.1 cut links" },
-        Ability { name: "nft", there: tool("nft", &["--version"]), without: "TCP proxies, or iptables" },
         Ability {
-            name: "tun",
-            there: file("/dev/net/tun"),
-            without: "no delay, loss, reordering of packets; proxies delay streams",
+            name: "network namespaces",
+            there: namespaces(),
+            without: "members on 127.0.0.0/8 behind proxies that hold bytes back: no lost packets",
+        },
+        Ability {
+            name: "netem",
+            there: netem(),
+            without: "`slow` is little bandwidth (tc tbf), `loss` is nft's; no duplicates, no reordering",
         },
         Ability { name: "cgroup", there: cgroup(), without: "no memory limits, CPU quotas or slow real disks" },
-        Ability { name: "faketime", there: faketime(), without: "clocks are not skewed from outside" },
+        Ability {
+            name: "faketime",
+            there: faketime(),
+            without: "no `clock`; it moves dynamically linked servers only, not etcd",
+        },
     ];
     for ability in &abilities {
         match &ability.there {
@@ -104,8 +111,21 @@ fn tool(name: &str, arguments: &[&str]) -> Result<String, String> {
     }
 }
 
-fn netns() -> Result<String, String> {
-    tool("unshare", &["--net", "true"]).map(|_| "unshare --net works".into())
+/// Everything that a cluster in namespaces needs, tried in a namespace that goes at once. `JEPSEN_NETWORK=loopback` says
+/// that there is none.
+pub fn namespaces() -> Result<String, String> {
+    if std::env::var("JEPSEN_NETWORK").is_ok_and(|network| network == "loopback") {
+        return Err("JEPSEN_NETWORK=loopback".into());
+    }
+    let script = "ip link add jepsen-try type bridge && setpriv --version && nsenter --version && \
+                  nft 'add table bridge try; add chain bridge try pre { type filter hook prerouting priority 0; }; \
+                  add rule bridge try pre numgen random mod 100 < 5 counter drop'";
+    tool("unshare", &["--net", "sh", "-c", script]).map(|_| "a bridge, and nft drops packets on it".into())
+}
+
+fn netem() -> Result<String, String> {
+    let script = "ip link set lo up && tc qdisc add dev lo root netem delay 1ms";
+    tool("unshare", &["--net", "sh", "-c", script]).map(|_| "tc netem".into())
 }
 
 fn cgroup() -> Result<String, String> {

@@ -44,8 +44,8 @@ pub struct Launch {
     pub client_url: String,
     /// Where peers reach it: what the cluster writes down.
     pub peer_url: String,
-    /// Where it listens for peers, when something of ours stands between; `None` = at `peer_url`.
-    pub peer_listen_url: Option<String>,
+    /// Where it listens for clients and peers, when something of ours stands between; `None` = at the URLs above.
+    pub listen_urls: Option<(String, String)>,
     /// `name=url,…` of all members.
     pub initial_cluster: String,
     /// It joins a cluster that is there.
@@ -115,9 +115,12 @@ impl Template {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).envs(launch.environment.iter().map(|(name, value)| (name, value)));
         command.args(["--name", &launch.name, "--data-dir"]).arg(data_dir);
-        command.args(["--listen-client-urls", &launch.client_url, "--advertise-client-urls", &launch.client_url]);
-        let listen = launch.peer_listen_url.as_ref().unwrap_or(&launch.peer_url);
-        command.args(["--listen-peer-urls", listen, "--initial-advertise-peer-urls", &launch.peer_url]);
+        let (client, peer) = match &launch.listen_urls {
+            Some((client, peer)) => (client, peer),
+            None => (&launch.client_url, &launch.peer_url),
+        };
+        command.args(["--listen-client-urls", client, "--advertise-client-urls", &launch.client_url]);
+        command.args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", &launch.peer_url]);
         command.args(["--initial-cluster", &launch.initial_cluster]);
         if launch.joins {
             command.args(["--initial-cluster-state", "existing"]);

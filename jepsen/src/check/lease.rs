@@ -220,12 +220,7 @@ fn is_gone(op: &Op, reply: &Reply) -> bool {
 
 /// `extended`: whether a new leader may have given every lease its whole TTL again since a moment, with the time of an
 /// election on top, as etcd's does.
-fn wrong_answer(
-    life: &Life,
-    op: &Op,
-    reply: &Reply,
-    extended: impl Fn(u64) -> bool,
-) -> Option<(&'static str, String)> {
+fn wrong_answer(life: &Life, op: &Op, reply: &Reply, extended: impl Fn(u64) -> bool) -> Option<(&'static str, String)> {
     let asks = matches!(op.request, Request::TimeToLive(_));
     if is_gone(op, reply) {
         let early = op.end < life.earliest_end() && op.start > life.granted?.end;

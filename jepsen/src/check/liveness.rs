@@ -21,13 +21,18 @@ pub fn check(ops: &[Op], faults: &[Fault], plan: &Plan) -> Finding {
         finding.wrong(&fault.name, format!("node {:?}: {}", fault.nodes, fault.evidence), []);
     }
     let after = |op: &&Op| op.start >= plan.healed && op.reply().is_some() && !matches!(op.request, Request::Hold(..));
-    let needs_quorum = |op: &&Op| !op.request.may_be_old() && !matches!(op.request, Request::Status | Request::HashKv(_));
+    let needs_quorum =
+        |op: &&Op| !op.request.may_be_old() && !matches!(op.request, Request::Status | Request::HashKv(_));
     let answered: Vec<&Op> = ops.iter().filter(after).filter(needs_quorum).collect();
     finding.checked += answered.len() as u64;
     let seconds = |time: u64| time.saturating_sub(plan.healed) as f64 / SECOND as f64;
     match answered.iter().map(|op| op.end).min() {
         Some(first) if first <= plan.healed + PROGRESS_MAX => {}
-        Some(first) => finding.wrong("no-progress", format!("first answer {:.1} s after everything was mended", seconds(first)), []),
+        Some(first) => finding.wrong(
+            "no-progress",
+            format!("first answer {:.1} s after everything was mended", seconds(first)),
+            [],
+        ),
         None => finding.wrong("no-progress", "no answer at all after everything was mended", []),
     }
     let mut first: BTreeMap<u32, u64> = BTreeMap::new();
@@ -38,7 +43,9 @@ pub fn check(ops: &[Op], faults: &[Fault], plan: &Plan) -> Finding {
     for node in 0..plan.nodes {
         match first.get(&node) {
             Some(end) if *end <= plan.healed + WHOLE_MAX => {}
-            Some(end) => finding.wrong("member-silent", format!("node {node} answers after {:.1} s", seconds(*end)), []),
+            Some(end) => {
+                finding.wrong("member-silent", format!("node {node} answers after {:.1} s", seconds(*end)), [])
+            }
             None => finding.wrong("member-silent", format!("node {node} does not answer any more"), []),
         }
     }
@@ -65,7 +72,9 @@ fn check_hashes(finding: &mut Finding, ops: &[Op], plan: &Plan) {
     let round: Vec<Op> = last.values().map(|op| (*op).clone()).collect();
     if !equal_hashes(&round, plan.nodes as usize) {
         let shown = round.iter().map(|op| match member(op) {
-            Some(one) => format!("node {}: {} at {} under {}", op.node, one.hash, one.hash_revision, one.compact_revision),
+            Some(one) => {
+                format!("node {}: {} at {} under {}", op.node, one.hash, one.hash_revision, one.compact_revision)
+            }
             None => format!("node {}: {:?}", op.node, op.outcome),
         });
         let text = format!("hashes are not equal in the end: {}", shown.collect::<Vec<_>>().join("; "));

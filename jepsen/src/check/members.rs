@@ -33,7 +33,8 @@ pub fn check(ops: &[Op], faults: &[Fault]) -> Finding {
             continue;
         }
         // A server may read term and leader one after the other: what it says twice in a row it means.
-        let twice = before.get(&op.node).is_some_and(|(.., old)| (old.term, &old.leader) == (member.term, &member.leader));
+        let twice =
+            before.get(&op.node).is_some_and(|(.., old)| (old.term, &old.leader) == (member.term, &member.leader));
         if member.leader != "0" && twice {
             let (leader, other) = *leaders.entry(member.term).or_insert((&member.leader, op.id));
             if leader != member.leader {
@@ -47,7 +48,10 @@ pub fn check(ops: &[Op], faults: &[Fault]) -> Finding {
                 hit && fault.start <= op.end && fault.end >= earlier.start
             });
             let wiped = faults.iter().any(|fault| {
-                fault.name == "member" && fault.nodes.contains(&op.node) && fault.start <= op.end && fault.end >= earlier.start
+                fault.name == "member"
+                    && fault.nodes.contains(&op.node)
+                    && fault.start <= op.end
+                    && fault.end >= earlier.start
             });
             let went_back = match () {
                 // Another member by the same name.

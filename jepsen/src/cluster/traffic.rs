@@ -3,7 +3,9 @@
 //! On the bridge between namespaces nft drops packets and counts them, which is the evidence; tc slows cables down.
 
 use std::io;
+use std::time::Duration;
 
+use super::proxy::Links;
 use super::space::{address, cable, clients_address, tool};
 
 /// Who sends or receives.
@@ -29,10 +31,12 @@ impl Party {
 pub type Dropped = u64;
 
 /// The network's faults. All calls block for some tens of milliseconds: call them off the main thread.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub enum Traffic {
     /// The bridge in this process' namespace.
     Bridge,
+    /// Proxies of ours.
+    Proxies(Links),
 }
 
 /// Frames of a member enter the bridge in `pre`; what clients send leaves this namespace through `out`.
@@ -45,7 +49,11 @@ flush chain bridge jepsen out
 
 impl Traffic {
     /// From now on nothing goes from the one to the other, for each of these pairs; what was cut before is open again.
-    pub fn cut(self, pairs: &[(Party, Party)]) -> io::Result<()> {
+    pub fn cut(&self, pairs: &[(Party, Party)]) -> io::Result<()> {
+        if let Self::Proxies(links) = self {
+            links.cut(pairs);
+            return Ok(());
+        }
         let rule = |(from, to): &(Party, Party)| {
             let (source, target) = (from.address(), to.address());
             format!("add rule bridge jepsen {} ip saddr {source} ip daddr {target} counter drop\n", chain(*from))
@@ -54,7 +62,11 @@ impl Traffic {
     }
 
     /// From now on this share of all packets from and to these members is lost, in percent.
-    pub fn lose(self, members: &[u32], percent: u64) -> io::Result<()> {
+    pub fn lose(&self, members: &[u32], percent: u64) -> io::Result<()> {
+        if let Self::Proxies(links) = self {
+            links.lose(members, percent);
+            return Ok(());
+        }
         let rules = members.iter().map(|member| {
             let address = address(*member);
             let lost = format!("numgen random mod 100 < {percent} counter drop");
@@ -67,18 +79,24 @@ impl Traffic {
         self.apply(&rules.collect::<String>())
     }
 
-    fn apply(self, rules: &str) -> io::Result<()> {
+    fn apply(&self, rules: &str) -> io::Result<()> {
         tool("nft", &["-f", "-"], &format!("{CHAINS}{rules}")).map(drop)
     }
 
     /// Packets dropped by the rules in force.
-    pub fn dropped(self) -> io::Result<Dropped> {
+    pub fn dropped(&self) -> io::Result<Dropped> {
+        if let Self::Proxies(links) = self {
+            return Ok(links.held());
+        }
         let listed = tool("nft", &["list", "table", "bridge", "jepsen"], "")?;
         Ok(numbers_after(&listed, "counter packets "))
     }
 
     /// Opens everything; how many packets the last rules dropped.
-    pub fn heal(self) -> io::Result<Dropped> {
+    pub fn heal(&self) -> io::Result<Dropped> {
+        if let Self::Proxies(links) = self {
+            return Ok(links.heal());
+        }
         let dropped = self.dropped()?;
         self.apply("")?;
         Ok(dropped)
@@ -86,7 +104,11 @@ impl Traffic {
 
     /// Makes what a member receives slow: by netem where the kernel has it (delay, loss, duplicates, reordering), else
     /// by little bandwidth, so that packets queue. Says which.
-    pub fn slow(self, members: &[u32], delay_ms: u64) -> io::Result<String> {
+    pub fn slow(&self, members: &[u32], delay_ms: u64) -> io::Result<String> {
+        if let Self::Proxies(links) = self {
+            links.slow(members, Duration::from_millis(delay_ms));
+            return Ok(format!("{delay_ms} ms for each piece"));
+        }
         let delay = format!("{delay_ms}ms");
         let jitter = format!("{}ms", delay_ms / 2);
         let netem = ["netem", "delay", &delay, &jitter, "25%", "loss", "1%", "duplicate", "1%", "reorder", "10%"];
@@ -96,7 +118,8 @@ impl Traffic {
         for member in members {
             let cable = cable(*member);
             let with = |kind: &[&str]| {
-                let words: Vec<&str> = ["qdisc", "replace", "dev", &cable, "root"].iter().chain(kind).copied().collect();
+                let words: Vec<&str> =
+                    ["qdisc", "replace", "dev", &cable, "root"].iter().chain(kind).copied().collect();
                 tool("tc", &words, "")
             };
             how = match with(&netem) {
@@ -108,7 +131,10 @@ impl Traffic {
     }
 
     /// Makes cables fast again; how many packets were held back or dropped.
-    pub fn fast(self, members: &[u32]) -> io::Result<Dropped> {
+    pub fn fast(&self, members: &[u32]) -> io::Result<Dropped> {
+        if let Self::Proxies(links) = self {
+            return Ok(links.heal());
+        }
         let mut held = 0;
         for member in members {
             let cable = cable(*member);

@@ -24,11 +24,7 @@ impl Nemesis for Guard {
         "guard".into()
     }
 
-    fn run(
-        self: Box<Self>,
-        windows: Windows,
-        stop: watch::Receiver<bool>,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn run(self: Box<Self>, windows: Windows, stop: watch::Receiver<bool>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             let mut restarts = 0;
             while !*stop.borrow() {

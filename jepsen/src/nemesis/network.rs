@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::lane::{Fault, Outcome, aside, wait};
 use super::schedule::Kind;
-use crate::cluster::{Cluster, Party};
+use crate::cluster::Party;
 use crate::rng::Rng;
 
 /// Shares of packets that are lost, in percent.
@@ -38,7 +38,8 @@ impl Fault<'_> {
             Kind::Slow => {
                 let delay = *self.rng.pick(&DELAY_MS);
                 let hit = members.clone();
-                let how = aside(move || traffic.slow(&hit, delay)).await??;
+                let slow = traffic.clone();
+                let how = aside(move || slow.slow(&hit, delay)).await??;
                 self.hold().await;
                 let held = aside(move || traffic.fast(&members)).await??;
                 Ok(Outcome { evidence: format!("{how}: {held} packets held back"), effect: held })
@@ -48,33 +49,41 @@ impl Fault<'_> {
     }
 
     async fn partition(&mut self, members: &[u32]) -> anyhow::Result<Outcome> {
-        let traffic = self.cluster.traffic();
         let shape = *self.rng.pick(&SHAPES);
         let leader = members.first().copied().unwrap_or(0);
-        let pairs = pairs(shape, self.cluster, leader, &mut self.rng);
-        let hit: std::collections::BTreeSet<u32> = pairs.iter().flat_map(|(from, to)| [*from, *to]).filter_map(number).collect();
+        let pairs = shape_of(shape, self.cluster.size(), leader, &mut self.rng);
+        let hit: std::collections::BTreeSet<u32> =
+            pairs.iter().flat_map(|(from, to)| [*from, *to]).filter_map(number).collect();
         self.windows.aim(self.number, &hit.into_iter().collect::<Vec<_>>());
         let mut dropped = 0;
         let until = Instant::now() + Duration::from_millis(self.step.hold_ms);
         if shape == "flapping" {
             while Instant::now() < until && !*self.stop.borrow() {
-                let cut = pairs.clone();
-                aside(move || traffic.cut(&cut)).await??;
+                self.cut(&pairs).await?;
                 wait(Duration::from_millis(self.rng.between(FLAP_MS.0, FLAP_MS.1)), &mut self.stop).await;
                 dropped += self.heal().await?;
                 wait(Duration::from_millis(self.rng.between(FLAP_MS.0, FLAP_MS.1)), &mut self.stop).await;
             }
         } else {
-            let cut = pairs.clone();
-            aside(move || traffic.cut(&cut)).await??;
+            self.cut(&pairs).await?;
             self.hold().await;
             let until = Instant::now() + PATIENCE;
-            while aside(move || traffic.dropped()).await?? == 0 && Instant::now() < until {
+            while self.dropped().await? == 0 && Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             dropped = self.heal().await?;
         }
         Ok(Outcome { evidence: format!("{shape}: {} cuts, {dropped} packets dropped", pairs.len()), effect: dropped })
+    }
+
+    async fn cut(&self, pairs: &Pairs) -> anyhow::Result<()> {
+        let (traffic, pairs) = (self.cluster.traffic(), pairs.clone());
+        Ok(aside(move || traffic.cut(&pairs)).await??)
+    }
+
+    async fn dropped(&self) -> anyhow::Result<u64> {
+        let traffic = self.cluster.traffic();
+        Ok(aside(move || traffic.dropped()).await??)
     }
 
     async fn heal(&self) -> anyhow::Result<u64> {
@@ -91,10 +100,6 @@ fn number(party: Party) -> Option<u32> {
 }
 
 /// Which directions a shape cuts. `one` is the member that it is about.
-fn pairs(shape: &str, cluster: &Cluster, one: u32, rng: &mut Rng) -> Pairs {
-    shape_of(shape, cluster.size(), one, rng)
-}
-
 fn shape_of(shape: &str, size: u32, one: u32, rng: &mut Rng) -> Pairs {
     let mut all: Vec<u32> = (0..size).collect();
     (1..all.len()).rev().for_each(|last| all.swap(last, rng.below(last as u64 + 1) as usize));

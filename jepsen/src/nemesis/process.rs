@@ -98,7 +98,8 @@ impl Fault<'_> {
             match (told, status) {
                 (Some(_), Some(status)) => ended.push(format!("{status} after {} ms", started.elapsed().as_millis())),
                 (Some(pid), None) => {
-                    let text = format!("process {pid} still runs {END_MAX:?} after SIGTERM: {}", self.cluster.tail(member));
+                    let text =
+                        format!("process {pid} still runs {END_MAX:?} after SIGTERM: {}", self.cluster.tail(member));
                     self.windows.broken("does not end", member, text);
                     self.cluster.kill(member)?;
                 }

@@ -79,8 +79,7 @@ pub async fn run(options: Options) -> anyhow::Result<Verdict> {
     load.target = template.binary.display().to_string();
     let disks = kinds.iter().any(|kind| kind.needs_chaosfs()).then_some(directories);
     let clocks = kinds.contains(&Kind::Clock);
-    let cluster =
-        Arc::new(Cluster::new(cluster::Options { template, members, disks, clocks, dir: dir.clone() })?);
+    let cluster = Arc::new(Cluster::new(cluster::Options { template, members, disks, clocks, dir: dir.clone() })?);
     cluster.start_all(START_MAX).await?;
     load.endpoints = (0..members).map(|member| cluster.url(member)).collect();
     load.kinds = kinds.iter().map(|kind| kind.name().to_owned()).collect();

@@ -179,9 +179,20 @@ fn print(rows: &[Row]) {
     for row in rows {
         let faults = row.faults.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ");
         let faults = row.failure.as_ref().unwrap_or(&faults);
-        println!("{:<20} {:<13} {:>10} {:>9}  {faults}", row.name, format!("{:?}", row.verdict), row.operations, row.answered);
+        println!(
+            "{:<20} {:<13} {:>10} {:>9}  {faults}",
+            row.name,
+            format!("{:?}", row.verdict),
+            row.operations,
+            row.answered
+        );
     }
     let sum = |of: fn(&Row) -> usize| rows.iter().map(of).sum::<usize>();
     let faults: u64 = rows.iter().flat_map(|row| row.faults.values()).sum();
-    println!("{} runs: {} operations, {} answered, {faults} faults", rows.len(), sum(|row| row.operations), sum(|row| row.answered));
+    println!(
+        "{} runs: {} operations, {} answered, {faults} faults",
+        rows.len(),
+        sum(|row| row.operations),
+        sum(|row| row.answered)
+    );
 }
