@@ -49,7 +49,11 @@ pub static GATES: [Gate; 11] = [
     alpha("LeaseCheckpoint", "enable-lease-checkpoint", "not done"),
     alpha("LeaseCheckpointPersist", "enable-lease-checkpoint-persist", "not done"),
     alpha("PriorityRequest", "", "not done"),
-    alpha("SetMemberLocalAddr", "set-member-localaddr", "connections to peers leave from the address that the system chooses"),
+    alpha(
+        "SetMemberLocalAddr",
+        "set-member-localaddr",
+        "connections to peers leave from the address that the system chooses",
+    ),
     alpha("StopGRPCServiceOnDefrag", "stop-grpc-service-on-defrag", "a defragmentation stops nobody here"),
     beta("TxnModeWriteWithSharedBuffer", "txn-mode-write-with-shared-buffer", "etcd's inner workings"),
 ];

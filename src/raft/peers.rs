@@ -593,7 +593,13 @@ mod tests {
 
     #[tokio::test]
     async fn there_is_one_way_to_a_member_for_as_long_as_anybody_holds_it() {
-        let peers = Peers::new(Arc::new(Identity::new(1, 1)), Arc::new(Tcp), None, Clock::system());
+        let peers = Peers::new(
+            Arc::new(Identity::new(1, 1)),
+            Arc::new(Tcp),
+            None,
+            Arc::new(Metrics::new(&crate::config::Config::for_test())),
+            Clock::system(),
+        );
         let held = peers.peer(2, &MemberInfo::default());
         drop(peers.peer(3, &MemberInfo::default()));
         peers.update(&Membership::default());
