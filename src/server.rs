@@ -245,7 +245,8 @@ impl Server {
             tls: transports.peer.clone(),
         };
         let on_raft = Arc::new(Workers::start(1, self.raft.handle())?);
-        let handler = Dispatch { services: Some(self.assembly.peer_services()), pages: None };
+        let handler =
+            Dispatch { services: Some(self.assembly.peer_services()), pages: Some(self.assembly.peer_pages()) };
         for url in &config.listen_peer_urls {
             let options = listen::Options { tls: options.tls.clone().filter(|_| url.is_tls()), ..options.clone() };
             let listener = listen::bind(address(url)?, &options)?;

@@ -2,8 +2,10 @@
 
 mod common;
 
+use common::members::*;
 use common::*;
 use kelson::proto::etcdserverpb as pb;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
 async fn list(member: &Member, linearizable: bool) -> pb::MemberListResponse {
@@ -74,4 +76,19 @@ async fn a_members_urls_are_checked_before_they_change() {
         let bad = refused(Code::InvalidArgument, "etcdserver: given member URLs are invalid");
         assert_eq!(refusal(update(one.id, vec!["garbage".into()]).await), bad);
     }
+}
+
+#[tokio::test]
+async fn the_peers_port_tells_the_version_over_http_1() {
+    let config = configs(1).remove(0);
+    let address = config.listen_peer_urls[0].to_string();
+    let address = address.strip_prefix("http://").unwrap();
+    let servers = start(vec![config]).await;
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /version HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"etcdserver\":\"3.7.3\""), "{answer}");
+    shutdown(servers).await;
 }

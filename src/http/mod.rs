@@ -61,26 +61,41 @@ pub struct RaftStatus {
 pub struct Pages {
     probe: Arc<dyn Probe>,
     metrics: Arc<Metrics>,
-    /// `None` on the metrics port, which anybody may ask and which has fewer pages.
-    access: Option<Access>,
+    port: Port,
+}
+
+/// Whom the pages are for.
+enum Port {
+    Clients(Access),
+    /// Anybody may ask, and there are fewer pages.
+    Metrics,
+    /// Other members need no page; scripts look for the version there.
+    Peers,
 }
 
 impl Pages {
     /// All pages, for the clients' port.
     pub fn for_clients(config: &Config, probe: Arc<dyn Probe>, metrics: Arc<Metrics>) -> Self {
-        Self { probe, metrics, access: Some(Access::new(config)) }
+        Self { probe, metrics, port: Port::Clients(Access::new(config)) }
     }
 
     /// Metrics and health only, for `--listen-metrics-urls`.
     pub fn for_metrics(probe: Arc<dyn Probe>, metrics: Arc<Metrics>) -> Self {
-        Self { probe, metrics, access: None }
+        Self { probe, metrics, port: Port::Metrics }
+    }
+
+    /// `/version` only, for `--listen-peer-urls`.
+    pub fn for_peers(probe: Arc<dyn Probe>, metrics: Arc<Metrics>) -> Self {
+        Self { probe, metrics, port: Port::Peers }
     }
 
     /// Answers one request; its body is not read.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
         let (request, _) = request.into_parts();
-        let Some(access) = &self.access else {
-            return self.answer(&request).await;
+        let access = match &self.port {
+            Port::Clients(access) => access,
+            Port::Peers if request.uri.path() != "/version" => return page::not_found(),
+            Port::Metrics | Port::Peers => return self.answer(&request).await,
         };
         if let Some(refusal) = access.refusal(&request) {
             return refusal;
@@ -97,7 +112,7 @@ impl Pages {
             "/metrics" => page::metrics(self.metrics.render()),
             "/health" if is_get => health::health(self, &page::Query::of(request)).await,
             "/health" => page::only_get(),
-            "/version" | "/debug/vars" if self.access.is_none() => page::not_found(),
+            "/version" | "/debug/vars" if matches!(self.port, Port::Metrics) => page::not_found(),
             "/version" if is_get => page::json(
                 format!(
                     r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{ETCD_CLUSTER_VERSION}","storage":"{ETCD_CLUSTER_VERSION}"}}"#

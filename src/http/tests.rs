@@ -220,3 +220,14 @@ async fn debug_variables_tell_where_raft_stands() {
     );
     assert!(variables["cmdline"].is_array() && variables["file_descriptor_limit"].is_number());
 }
+
+#[tokio::test]
+async fn the_peers_port_tells_the_version_and_nothing_else() {
+    let metrics = Arc::new(Metrics::new(&Config::for_test()));
+    let pages = Pages::for_peers(Arc::new(Member::default()), metrics);
+    let version = exchange(&pages, request("GET", "/version")).await;
+    assert!(version.ends_with(r#"{"etcdserver":"3.7.3","etcdcluster":"3.7.0","storage":"3.7.0"}"#), "{version}");
+    for path in ["/", "/health", "/readyz", "/metrics", "/debug/vars"] {
+        assert!(exchange(&pages, request("GET", path)).await.starts_with("404\n"), "{path}");
+    }
+}

@@ -45,6 +45,7 @@ pub struct Assembly {
     peer: Arc<PeerServices>,
     client_pages: Arc<http::Pages>,
     metrics_pages: Arc<http::Pages>,
+    peer_pages: Arc<http::Pages>,
     serving: channel::Sender<bool>,
     // Guards the handles until they are stopped.
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -140,7 +141,8 @@ impl Assembly {
             peer: Arc::new(PeerServices(peer)),
             grpc: Arc::new(grpc),
             client_pages: Arc::new(http::Pages::for_clients(config, probe.clone(), metrics.clone())),
-            metrics_pages: Arc::new(http::Pages::for_metrics(probe, metrics.clone())),
+            metrics_pages: Arc::new(http::Pages::for_metrics(probe.clone(), metrics.clone())),
+            peer_pages: Arc::new(http::Pages::for_peers(probe, metrics.clone())),
             serving,
             tasks: Mutex::new(tasks),
         }
@@ -164,6 +166,11 @@ impl Assembly {
     /// The HTTP pages on `--listen-metrics-urls`.
     pub fn metrics_pages(&self) -> Arc<dyn Pages> {
         Arc::new(self.metrics_pages.clone())
+    }
+
+    /// The HTTP pages on `--listen-peer-urls`.
+    pub fn peer_pages(&self) -> Arc<dyn Pages> {
+        Arc::new(self.peer_pages.clone())
     }
 
     /// Reports not serving from now on and ends the tasks.
