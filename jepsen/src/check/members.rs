@@ -32,10 +32,12 @@ pub fn check(ops: &[Op], faults: &[Fault]) -> Finding {
             }
             continue;
         }
-        // A server may read term and leader one after the other: what it says twice in a row it means.
-        let twice =
-            before.get(&op.node).is_some_and(|(.., old)| (old.term, &old.leader) == (member.term, &member.leader));
-        if member.leader != "0" && twice {
+        // etcd tells the leader at once and the term with the first entry that it applies in it. So only a member counts
+        // that says it leads, twice, and has applied something in between.
+        let surely = before.get(&op.node).is_some_and(|(.., old)| {
+            (old.term, &old.leader) == (member.term, &member.leader) && old.applied < member.applied
+        });
+        if member.leader == member.member && surely {
             let (leader, other) = *leaders.entry(member.term).or_insert((&member.leader, op.id));
             if leader != member.leader {
                 let text = format!("term {} has the leaders {leader} and {}", member.term, member.leader);

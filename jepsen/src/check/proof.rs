@@ -307,7 +307,7 @@ fn history_of(ops: Vec<Op>, faults: Vec<Fault>) -> History {
 }
 
 fn status(id: u64, node: u32, term: u64, leader: &str, rev: i64, applied: u64) -> Op {
-    let member = Member { term, leader: leader.into(), applied, ..Member::default() };
+    let member = Member { term, member: leader.into(), leader: leader.into(), applied, ..Member::default() };
     let out = Reply { rev, member: Some(Box::new(member)), ..Reply::default() };
     let outcome = Outcome::Ok { out };
     Op { id, process: node, node, start: id * 10, end: id * 10 + 5, request: Request::Status, outcome }
@@ -321,9 +321,9 @@ fn members_that_contradict_themselves_or_each_other_are_found() {
     };
     let good = vec![status(1, 0, 2, "7", 5, 9), status(2, 1, 2, "7", 4, 8), status(3, 0, 3, "8", 6, 11)];
     assert_eq!(names(good, vec![]), Vec::<String>::new());
-    let sevens = [status(1, 0, 2, "7", 5, 9), status(2, 0, 2, "7", 5, 9), status(3, 1, 2, "8", 5, 9)];
+    let sevens = [status(1, 0, 2, "7", 5, 9), status(2, 0, 2, "7", 5, 10), status(3, 1, 2, "8", 5, 9)];
     assert_eq!(names(sevens.to_vec(), vec![]), Vec::<String>::new(), "once it may be a mixture");
-    assert_eq!(names([&sevens[..], &[status(4, 1, 2, "8", 5, 9)]].concat(), vec![]), ["two-leaders"]);
+    assert_eq!(names([&sevens[..], &[status(4, 1, 2, "8", 5, 10)]].concat(), vec![]), ["two-leaders"]);
     assert_eq!(names(vec![status(1, 0, 3, "7", 5, 9), status(2, 0, 2, "8", 5, 9)], vec![]), ["went-back"]);
     let back = vec![status(1, 0, 2, "7", 5, 9), status(2, 0, 2, "7", 4, 8)];
     assert_eq!(names(back.clone(), vec![]), ["went-back"]);

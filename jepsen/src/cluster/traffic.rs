@@ -112,7 +112,7 @@ impl Traffic {
         let delay = format!("{delay_ms}ms");
         let jitter = format!("{}ms", delay_ms / 2);
         let netem = ["netem", "delay", &delay, &jitter, "25%", "loss", "1%", "duplicate", "1%", "reorder", "10%"];
-        let rate = format!("{}kbit", (40_000 / delay_ms.max(10)).max(64));
+        let rate = format!("{}kbit", (2_000 / delay_ms.max(10)).max(32));
         let tbf = ["tbf", "rate", &rate, "burst", "8kb", "latency", "400ms"];
         let mut how = String::new();
         for member in members {

@@ -115,6 +115,8 @@ impl Lane {
             Ok(Outcome { evidence, effect }) if effect > 0 => {
                 windows.close_with(number, format!("{evidence}{after}"), effect);
             }
+            // The run's end cut it short.
+            Ok(_) if *stop.borrow() => windows.abandon(number),
             Ok(Outcome { evidence, .. }) => {
                 eprintln!("jepsen: {} without effect: {evidence}", step.kind.name());
                 windows.close_with(number, "", 0);

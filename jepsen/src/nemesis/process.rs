@@ -128,7 +128,7 @@ impl Fault<'_> {
             self.cluster.signal(*member, Signal::CONT)?;
         }
         let evidence = format!("{:?}: {stopped} processes stopped for {} ms", self.step.whom, held.as_millis());
-        Ok(Outcome { evidence, effect: stopped * held.as_millis() as u64 })
+        Ok(Outcome { evidence, effect: stopped * (held.as_millis() as u64).max(1) })
     }
 
     async fn clock(&mut self) -> anyhow::Result<Outcome> {
