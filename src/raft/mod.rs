@@ -544,7 +544,7 @@ impl Node {
     /// A sole voter needs no round: whatever it acknowledged it has applied before.
     ///
     /// # Errors
-    /// [`Error::NoLeader`] or [`Error::Timeout`].
+    /// [`Error::Timeout`] without a leader that can prove to be one; [`Error::TooManyRequests`]; [`Error::Stopped`].
     pub async fn read_barrier(&self) -> Result<(), Error> {
         if self.shared.sole_voter.load(Ordering::Acquire) && self.is_leader() {
             return Ok(());

@@ -83,7 +83,9 @@ impl Node {
                 }
                 self.await_change(RETRY_INTERVAL).await;
                 // The next attempt is as good for those that came meanwhile.
-                while let Ok(read) = waiting.try_recv() {
+                while reads.len() < WAITING_MAX
+                    && let Ok(read) = waiting.try_recv()
+                {
                     reads.push(read);
                 }
             }
