@@ -28,10 +28,15 @@ use super::apply::{Mark, Shared};
 use crate::proto::Record;
 use crate::state::meta::Meta;
 use crate::state::{ChangeKind, Revision, Store, View};
-use crate::storage::engine::{self, Engine, RevisionKey, WriteBatch};
+use crate::storage::engine::{self, Engine, WriteBatch};
 
-/// A round is made at least this often while there is something to write.
+use self::page::Pages;
+
+/// A round is made at least this often while there is much to write …
 const INTERVAL: Duration = Duration::from_secs(1);
+const MUCH_REVISIONS: i64 = 256;
+/// … and otherwise after so many of these, because a round writes at least a leaf of the engine.
+const INTERVALS_MAX: u32 = 5;
 /// Pause after a failed round, before the engine is opened anew.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Revisions and bytes read from the state at a time; an engine batch holds about this much.
@@ -108,13 +113,12 @@ pub fn load(engine: &dyn Engine) -> io::Result<Option<Loaded>> {
     let mut records: Vec<(Revision, bool, Record)> = Vec::new();
     engine
         .scan(engine::REVISIONS_START, engine::REVISIONS_END, &mut |key, value| {
-            let key = RevisionKey::decode(key)
-                .ok_or_else(|| engine::Error::Visitor("a key in the checkpoint is no revision".into()))?;
-            let record = Record::from_bytes(value).map_err(|error| engine::Error::Visitor(Box::new(error)))?;
-            records.push((Revision { main: key.main, sub: key.sub }, key.tombstone, record));
+            page::read(key, value, &mut records).map_err(|error| engine::Error::Visitor(Box::new(error)))?;
             Ok(ControlFlow::Continue(()))
         })
         .map_err(io::Error::other)?;
+    // Records with an entry of their own lie before the page of their neighbours.
+    records.sort_by_key(|(revision, ..)| (revision.main, revision.sub));
     let store = Store::restore(meta, records.into_iter().map(Ok::<_, io::Error>)).map_err(io::Error::other)?;
     Ok(Some(Loaded { store, mark }))
 }
@@ -237,6 +241,7 @@ impl Inner {
             rebuild: written == 0,
             dropped: Vec::new(),
             batch: WriteBatch::default(),
+            pages: Pages::default(),
             compacting_since: None,
         })
     }
@@ -271,12 +276,14 @@ impl Inner {
 
     fn wait(&self, writer: &Writer) -> (bool, Vec<oneshot::Sender<bool>>) {
         let mut requests = self.requests.lock();
+        let mut intervals = 0;
         loop {
             if requests.close || requests.hurry || !requests.flushed.is_empty() {
                 break;
             }
             let timed_out = self.wake.wait_for(&mut requests, INTERVAL).timed_out();
-            if timed_out && writer.behind(self) {
+            intervals += u32::from(timed_out);
+            if timed_out && writer.behind(self) && (intervals >= INTERVALS_MAX || writer.much_behind(self)) {
                 break;
             }
         }
@@ -301,6 +308,7 @@ struct Writer {
     /// Dropped from memory by compaction, still in the engine.
     dropped: Vec<(Revision, bool)>,
     batch: WriteBatch,
+    pages: Pages,
     /// When the compaction under way began, which may take several rounds.
     compacting_since: Option<Duration>,
 }
@@ -310,6 +318,13 @@ impl Writer {
         self.shared.applied_index.load(Ordering::Acquire) != inner.index.load(Ordering::Acquire)
             || !self.dropped.is_empty()
             || *inner.compacted.borrow() < self.shared.store.compact_revision()
+    }
+
+    fn much_behind(&self, inner: &Inner) -> bool {
+        let store = &self.shared.store;
+        store.revision() - inner.revision.load(Ordering::Acquire) >= MUCH_REVISIONS
+            || !self.dropped.is_empty()
+            || *inner.compacted.borrow() < store.compact_revision()
     }
 
     fn round(&mut self, inner: &Inner) -> Result<(), engine::Error> {
@@ -358,6 +373,7 @@ impl Writer {
         }
         let Some(engine) = self.engine.as_deref_mut() else { return Err(engine::Error::Failed) };
         self.batch.clear();
+        self.pages.clear();
         if let Some(view) = &goal.base {
             rebuild(engine, &mut self.batch, view)?;
             self.written = goal.meta.revision;
@@ -374,20 +390,23 @@ impl Writer {
             }
             for batch in batches.iter().take_while(|batch| batch.revision <= goal.meta.revision) {
                 for (change, sub) in batch.changes.iter().zip(0..) {
-                    let tombstone = change.kind == ChangeKind::Delete;
-                    let key = RevisionKey { main: batch.revision, sub, tombstone };
-                    self.batch.put(&key.encode(), change.record.as_bytes());
+                    let revision = Revision { main: batch.revision, sub };
+                    let record = (revision, change.kind == ChangeKind::Delete, &change.record);
+                    self.pages.add(engine, &mut self.batch, record)?;
                 }
                 self.written = batch.revision;
             }
-            if self.batch.bytes() >= CHUNK_BYTES {
-                engine.write(&self.batch)?;
-                self.batch.clear();
+            if self.pages.bytes() + self.batch.bytes() >= CHUNK_BYTES {
+                write_out(engine, &mut self.pages, &mut self.batch)?;
             }
         }
-        for &(revision, tombstone) in &self.dropped {
-            self.batch.delete(&RevisionKey { main: revision.main, sub: revision.sub, tombstone }.encode());
+        for &dropped in &self.dropped {
+            self.pages.remove(engine, &mut self.batch, dropped)?;
+            if self.pages.bytes() + self.batch.bytes() >= CHUNK_BYTES {
+                write_out(engine, &mut self.pages, &mut self.batch)?;
+            }
         }
+        self.pages.put_into(&mut self.batch);
         self.batch.put(&engine::meta_key(MARK_KEY), &goal.mark.encode());
         self.batch.put(&engine::meta_key(META_KEY), &goal.meta.encode());
         engine.write(&self.batch)?;
@@ -442,18 +461,20 @@ fn rebuild(engine: &mut dyn Engine, batch: &mut WriteBatch, view: &View) -> Resu
     engine.write(batch)?;
     batch.clear();
     let records = view.records();
-    let key_of = |(revision, tombstone, _): &(Revision, bool, Record)| {
-        RevisionKey { main: revision.main, sub: revision.sub, tombstone: *tombstone }.encode()
-    };
-    let mut is_there = vec![false; records.len()];
+    let entries = page::entries(&records);
+    let mut is_there = vec![false; entries.len()];
+    let mut expected = Vec::new();
     let mut from = engine::REVISIONS_START.to_vec();
     loop {
         let mut last = None;
         engine.scan(&from, engine::REVISIONS_END, &mut |key, value| {
-            match records.binary_search_by(|record| key_of(record)[..].cmp(key)) {
-                Ok(place) if records[place].2.as_bytes() == value => is_there[place] = true,
-                // Overwritten below.
-                Ok(_) => {}
+            match entries.binary_search_by(|entry| entry.key().cmp(key)) {
+                // What is there but different is overwritten below.
+                Ok(place) => {
+                    expected.clear();
+                    entries[place].value(&records, &mut expected);
+                    is_there[place] = expected == value;
+                }
                 Err(_) => batch.delete(key),
             }
             if batch.len() < STALE_KEYS {
@@ -469,8 +490,10 @@ fn rebuild(engine: &mut dyn Engine, batch: &mut WriteBatch, view: &View) -> Resu
         let Some(last) = last else { break };
         from = last;
     }
-    for (record, _) in records.iter().zip(is_there).filter(|(_, is_there)| !is_there) {
-        batch.put(&key_of(record), record.2.as_bytes());
+    for (entry, _) in entries.iter().zip(is_there).filter(|(_, is_there)| !is_there) {
+        expected.clear();
+        entry.value(&records, &mut expected);
+        batch.put(entry.key(), &expected);
         if batch.bytes() >= CHUNK_BYTES {
             engine.write(batch)?;
             batch.clear();
@@ -480,5 +503,14 @@ fn rebuild(engine: &mut dyn Engine, batch: &mut WriteBatch, view: &View) -> Resu
     Ok(())
 }
 
+/// Hands the engine what has gathered for it.
+fn write_out(engine: &mut dyn Engine, pages: &mut Pages, batch: &mut WriteBatch) -> Result<(), engine::Error> {
+    pages.put_into(batch);
+    engine.write(batch)?;
+    batch.clear();
+    Ok(())
+}
+
+mod page;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
 //! The checkpoint store behind the log: a contract ([`Engine`]), what is written to it ([`WriteBatch`]), and how its
-//! keys are laid out ([`RevisionKey`], [`meta_key`]).
+//! keys are laid out ([`RevisionKey`], [`PageKey`], [`meta_key`]).
 //!
 //! Not on any request's path and never the only copy of anything: what is lost here comes back from a snapshot file
 //! and the log. The checkpoint thread of `raft` is the only writer.
@@ -8,6 +8,7 @@
 //! meta      := 00 00 00 00 00 00 00 00  'm'  name
 //! engine's  := 00 00 00 00 00 00 00 00  [ff ...]                  (reserved, see is_reserved)
 //! revision  := main:u64be  '_'  sub:u64be  ['t' = tombstone]      main >= 1, as etcd's `mvcc` writes it
+//! page      := last:u64be  'p'                                    small records of PAGE_REVISIONS main revisions
 //! ```
 //! Revisions sort last and grow, so that a tree-shaped engine only ever fills its right edge; the few meta keys, which
 //! change with every batch, lie together at the left.
@@ -230,14 +231,14 @@ impl RevisionKey {
     const TOMBSTONE_BYTES: usize = Self::PUT_BYTES + 1;
 
     /// The bytes; compare as the revisions do.
-    pub fn encode(&self) -> EncodedRevision {
+    pub fn encode(&self) -> EncodedKey {
         debug_assert!(self.main >= 1 && self.sub >= 0, "revision {self:?}");
         let mut bytes = [0; Self::TOMBSTONE_BYTES];
         bytes[..8].copy_from_slice(&self.main.to_be_bytes());
         bytes[8] = Self::SEPARATOR;
         bytes[9..17].copy_from_slice(&self.sub.to_be_bytes());
         bytes[17] = TOMBSTONE;
-        EncodedRevision { bytes, len: if self.tombstone { Self::TOMBSTONE_BYTES } else { Self::PUT_BYTES } }
+        EncodedKey { bytes, len: if self.tombstone { Self::TOMBSTONE_BYTES } else { Self::PUT_BYTES } }
     }
 
     /// Reads the bytes; `None` when they are no revision key.
@@ -253,18 +254,56 @@ impl RevisionKey {
     }
 }
 
-/// The bytes of a [`RevisionKey`], on the stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EncodedRevision {
+/// The bytes of a [`RevisionKey`] or [`PageKey`], on the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EncodedKey {
     bytes: [u8; RevisionKey::TOMBSTONE_BYTES],
     len: usize,
 }
 
-impl std::ops::Deref for EncodedRevision {
+impl std::ops::Deref for EncodedKey {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
         &self.bytes[..self.len]
+    }
+}
+
+/// Main revisions of one page; a power of two.
+pub const PAGE_REVISIONS: i64 = 16;
+
+/// Name of the small records of neighbouring revisions, which share an entry. It sorts behind the last of them, so that it
+/// is never below [`REVISIONS_START`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PageKey(i64);
+
+impl PageKey {
+    const MARK: u8 = b'p';
+    const BYTES: usize = 9;
+
+    /// The page of a main revision.
+    pub fn of(main: i64) -> Self {
+        Self(main | (PAGE_REVISIONS - 1))
+    }
+
+    /// The least main revision that may lie in it; 0 in the first page, where no record is.
+    pub fn first(&self) -> i64 {
+        self.0 & !(PAGE_REVISIONS - 1)
+    }
+
+    /// The bytes; compare as the pages do.
+    pub fn encode(&self) -> EncodedKey {
+        let mut bytes = [0; RevisionKey::TOMBSTONE_BYTES];
+        bytes[..8].copy_from_slice(&self.0.to_be_bytes());
+        bytes[8] = Self::MARK;
+        EncodedKey { bytes, len: Self::BYTES }
+    }
+
+    /// Reads the bytes; `None` when they are no page's key.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (last, mark) = bytes.split_first_chunk::<8>()?;
+        let last = i64::from_be_bytes(*last);
+        (mark == [Self::MARK] && last > 0 && Self::of(last).0 == last).then_some(Self(last))
     }
 }
 
@@ -289,8 +328,21 @@ mod tests {
         }
 
         #[test]
+        fn page_keys_sort_as_their_revisions_do(a in 1i64.., b in 1i64..) {
+            let (one, other) = (PageKey::of(a), PageKey::of(b));
+            prop_assert_eq!(one.cmp(&other), one.encode().cmp(&other.encode()));
+            prop_assert_eq!(PageKey::decode(&one.encode()), Some(one));
+            prop_assert_eq!(RevisionKey::decode(&one.encode()), None);
+            prop_assert!(one.first() <= a && a < one.first().saturating_add(PAGE_REVISIONS));
+            prop_assert!(*one.encode() >= *REVISIONS_START && *one.encode() < *REVISIONS_END);
+        }
+
+        #[test]
         fn other_bytes_are_no_revision_key(bytes in proptest::collection::vec(any::<u8>(), 0..20)) {
             if let Some(key) = RevisionKey::decode(&bytes) {
+                prop_assert_eq!(&*key.encode(), &bytes[..]);
+            }
+            if let Some(key) = PageKey::decode(&bytes) {
                 prop_assert_eq!(&*key.encode(), &bytes[..]);
             }
         }
