@@ -12,6 +12,11 @@
 //! ([`LogStore::vote`](super::log_store::LogStore::vote)), so it would have answered with the later term. Votes never go
 //! back, over restarts either, for they are durable before they leave.
 //!
+//! A follower that asks the leader says whom it has voted for itself. It had received its reads by then, so that for these
+//! the argument holds with its answer at that time as well; in a cluster of three that makes a quorum, and nobody else need
+//! be asked. The leader asks no more voters than a quorum takes, first those heard of last, and the others only when these
+//! fail or take long.
+//!
 //! The quorum is one of every configuration in the leader's newest membership, committed or not, as for an election.
 
 use std::collections::BTreeSet;
@@ -25,13 +30,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::error::Error;
 use super::types::Membership;
-use super::{Leadership, Node};
+use super::{Leadership, Node, wire};
 use crate::proto::peer;
 
 /// Reads that may wait for their round.
 const WAITING_MAX: usize = 1 << 16;
 /// How long voters may take to confirm before the round is tried again.
 const CONFIRM_DEADLINE: Duration = Duration::from_millis(500);
+/// How long those that were asked first may take before the others are asked as well.
+const CONFIRM_PATIENCE: Duration = Duration::from_millis(20);
 /// Pause before a round that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -100,7 +107,8 @@ impl Node {
             return self.confirmed_index().await;
         }
         let peer = self.peers.get(leader)?;
-        let request = peer::ReadIndexRequest { envelope: peer.envelope() };
+        let vote = self.log_store.vote().as_ref().map(wire::vote);
+        let request = peer::ReadIndexRequest { envelope: peer.envelope(), vote };
         let call = peer.control(CONFIRM_DEADLINE * 2, |mut client| async move { client.read_index(request).await });
         match call.await {
             Ok(answer) => Some(answer.index),
@@ -111,9 +119,8 @@ impl Node {
         }
     }
 
-    /// On the leader: an index that covers everything acknowledged before the call.
-    pub(super) async fn confirmed_index(&self) -> Option<u64> {
-        let me = self.identity.member_id;
+    /// This member as a leader, `None` when it is none or has committed nothing yet.
+    async fn leading(&self) -> Option<Leading> {
         let state = self.raft.with_raft_state(|state| {
             let membership = state.membership_state.effective().membership().clone();
             (*state.vote_ref(), state.cluster_committed().copied(), membership)
@@ -121,22 +128,52 @@ impl Node {
         let (vote, committed, membership) = state.await.ok()?;
         let term = vote.leader_id().term();
         let committed = committed.filter(|id| id.leader_id.term == term)?;
-        if !vote.is_committed() || *vote.leader_id().node_id() != me {
-            return None;
-        }
+        let is_mine = vote.is_committed() && *vote.leader_id().node_id() == self.identity.member_id;
+        is_mine.then_some(Leading { term, committed: committed.index, membership })
+    }
+
+    /// On the leader: an index for the reads that a member had received when it asked, if its vote makes a quorum.
+    pub(super) async fn index_confirmed_by(&self, request: &peer::ReadIndexRequest) -> Option<u64> {
+        let (me, from) = (self.identity.member_id, request.envelope.as_ref()?.from);
+        let Leading { term, committed, membership } = self.leading().await?;
+        let is_confirmed = is_for(request.vote?, me, term) && is_quorum(&membership, &BTreeSet::from([me, from]));
+        is_confirmed.then_some(committed)
+    }
+
+    /// On the leader: an index that covers everything acknowledged before the call.
+    pub(super) async fn confirmed_index(&self) -> Option<u64> {
+        let me = self.identity.member_id;
+        let Leading { term, committed, membership } = self.leading().await?;
         let mut confirmed = BTreeSet::from([me]);
         if is_quorum(&membership, &confirmed) {
-            return Some(committed.index);
+            return Some(committed);
         }
-        let voters: BTreeSet<u64> = membership.voter_ids().filter(|id| *id != me).collect();
-        let mut answers: FuturesUnordered<_> = voters.into_iter().map(|id| self.confirm(id, term)).collect();
-        while let Some(answer) = answers.next().await {
-            confirmed.extend(answer);
-            if is_quorum(&membership, &confirmed) {
-                return Some(committed.index);
+        let mut unasked: Vec<u64> =
+            membership.voter_ids().filter(|id| *id != me).collect::<BTreeSet<_>>().into_iter().collect();
+        let silence = |id: &u64| self.peers.get(*id).and_then(|peer| peer.silence()).unwrap_or(Duration::MAX);
+        unasked.sort_by_cached_key(|id| silence(id).as_millis() / CONFIRM_PATIENCE.as_millis());
+        let (mut asked, mut answers) = (confirmed.clone(), FuturesUnordered::new());
+        let mut enough = unasked.iter().take_while(|id| !is_quorum(&membership, &asked) && asked.insert(**id)).count();
+        loop {
+            answers.extend(unasked.drain(..enough).map(|id| self.confirm(id, term)));
+            enough = unasked.len();
+            tokio::select! {
+                Some(answer) = answers.next() => match answer {
+                    Some(voter) => {
+                        confirmed.insert(voter);
+                        if is_quorum(&membership, &confirmed) {
+                            return Some(committed);
+                        }
+                        // Those that were asked are to answer first.
+                        enough = if answers.is_empty() { enough } else { 0 };
+                    }
+                    None if answers.is_empty() && unasked.is_empty() => return None,
+                    None => {}
+                },
+                () = tokio::time::sleep(CONFIRM_PATIENCE), if !unasked.is_empty() => {}
+                else => return None,
             }
         }
-        None
     }
 
     /// The voter's id when its newest vote is for this member in `term`.
@@ -145,8 +182,19 @@ impl Node {
         let request = peer::ConfirmRequest { envelope: peer.envelope() };
         let call = peer.control(CONFIRM_DEADLINE, |mut client| async move { client.confirm(request).await });
         let vote = call.await.ok()?.vote?;
-        (vote.term == term && vote.member_id == self.identity.member_id).then_some(voter)
+        is_for(vote, self.identity.member_id, term).then_some(voter)
     }
+}
+
+/// What a leader knows of itself.
+struct Leading {
+    term: u64,
+    committed: u64,
+    membership: Membership,
+}
+
+fn is_for(vote: peer::Ballot, member: u64, term: u64) -> bool {
+    vote.term == term && vote.member_id == member
 }
 
 /// Whether `members` hold a majority in every configuration of the membership.

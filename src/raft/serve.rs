@@ -215,9 +215,12 @@ impl Node {
     ///
     /// # Errors
     /// It does not lead, or cannot prove it in time.
-    pub async fn read_index_for_peer(&self) -> Result<peer::ReadIndexResponse, Error> {
+    pub async fn read_index_for_peer(&self, request: peer::ReadIndexRequest) -> Result<peer::ReadIndexResponse, Error> {
         if !self.is_leader() {
             return Err(Error::NotLeader);
+        }
+        if let Some(index) = self.index_confirmed_by(&request).await {
+            return Ok(peer::ReadIndexResponse { index });
         }
         // Shares a round with this member's own reads.
         let index = tokio::time::timeout(self.leader_deadline(), self.read_index.next()).await;

@@ -161,7 +161,7 @@ impl peer_server::Peer for Peer {
         request: Request<peer::ReadIndexRequest>,
     ) -> Result<Response<peer::ReadIndexResponse>, Status> {
         self.admit(request.get_ref().envelope.as_ref(), request.get_ref())?;
-        self.node.read_index_for_peer().await.map(Response::new).map_err(|error| failure(&error))
+        self.node.read_index_for_peer(request.into_inner()).await.map(Response::new).map_err(|error| failure(&error))
     }
 
     async fn propose(&self, request: Request<peer::ProposeRequest>) -> Result<Response<peer::ProposeResponse>, Status> {
