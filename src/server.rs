@@ -437,6 +437,7 @@ fn raft_options(config: &Config, initial_members: BTreeMap<u64, MemberInfo>) -> 
         heartbeat_interval_ms: config.heartbeat_interval_ms,
         election_timeout_ms: config.election_timeout_ms,
         snapshot_count: config.snapshot_count,
+        snapshot_bytes_min: raft::SNAPSHOT_BYTES_MIN,
         snapshot_catchup_entries: config.snapshot_catchup_entries,
         pre_vote: config.pre_vote,
         strict_reconfig_check: config.strict_reconfig_check,

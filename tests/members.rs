@@ -24,6 +24,8 @@ use namespaces::Network;
 use processes::{KELSON, Member, initial_cluster, leader, skip, start_three};
 use rustix::process::Signal;
 use sha1::{Digest, Sha1};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::{Code, Status};
 
 fn first_eight_bytes(bytes: &[u8]) -> u64 {
@@ -133,6 +135,63 @@ async fn a_cluster_grows_to_five_and_shrinks_to_one_under_a_writer() {
     assert_same(&members, &acknowledged).await;
     let listed = members[0].client().members().await.unwrap();
     assert_eq!(listed.iter().map(|member| &member.name).collect::<Vec<_>>(), [&members[0].name]);
+}
+
+/// One line of a member's metrics, by the beginning of its name.
+async fn metric(member: &Member, name: &str) -> Option<f64> {
+    let address = member.client_url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.ok()?;
+    let line = page.lines().find(|line| line.starts_with(name))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+#[tokio::test]
+async fn a_member_that_was_away_for_longer_than_the_log_reaches_is_sent_a_snapshot() {
+    let directory = tempfile::tempdir().unwrap();
+    let flags = ["--snapshot-count", "10", "--snapshot-catchup-entries", "1"].map(str::to_owned);
+    let mut members: Vec<_> = ["a", "b", "c"].map(|name| Member::new(directory.path(), name).with(&flags)).into();
+    processes::start_all(&mut members).await;
+    let away = (leader(&members).await + 1) % members.len();
+    let id = members[away].client().status(0).await.unwrap().header.unwrap().member_id;
+    members[away].kill();
+    let mut others: Vec<_> = members.iter().collect();
+    others.remove(away);
+    let client = Client::new(&others);
+    // More than a snapshot's distance in bytes, of which compaction leaves little: the log is purged behind a snapshot.
+    let mut acknowledged = BTreeMap::new();
+    for number in 0..80 {
+        let (key, value) = (format!("large/{}", number % 4), format!("{number:07}").repeat(150_000));
+        let (revision, _) = client.put(&key, &value).await;
+        acknowledged.insert(key, value);
+        if number % 8 == 7 {
+            client.kv(0).compact(pb::CompactionRequest { revision, physical: true }).await.unwrap();
+        }
+    }
+    for member in others {
+        until("a snapshot, behind which the log is purged", || async {
+            metric(member, "etcd_debugging_snap_save_total_duration_seconds_count")
+                .await
+                .is_some_and(|saved| saved > 0.0)
+        })
+        .await;
+    }
+
+    members[away].restart();
+    members[away].ready().await;
+    let writer = Writer::start(Client::of(&members), "meanwhile/");
+    writer.writes(20).await;
+    acknowledged.extend(writer.stop().await.acknowledged);
+    assert_same(&members, &acknowledged).await;
+    let sender = &members[leader(&members).await];
+    let from = sender.client().status(0).await.unwrap().header.unwrap().member_id;
+    let sent = format!("etcd_network_snapshot_send_success{{To=\"{id:x}\"}}");
+    let received = format!("etcd_network_snapshot_receive_success{{From=\"{from:x}\"}}");
+    assert_eq!(metric(sender, &sent).await, Some(1.0));
+    assert_eq!(metric(&members[away], &received).await, Some(1.0));
 }
 
 /// kubeadm's order: a learner, which is promoted as soon as that is allowed.

@@ -67,8 +67,8 @@ const BEGIN_ELECTIONS: u32 = 1;
 const FAILURE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// How often the size of the log is looked at.
 const LOG_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Log bytes below which no snapshot is made, however small the state is.
-const SNAPSHOT_LOG_BYTES_MIN: u64 = 64 << 20;
+/// The usual [`Options::snapshot_bytes_min`].
+pub const SNAPSHOT_BYTES_MIN: u64 = 64 << 20;
 /// The least size that is reported, in bytes: Kubernetes and dashboards take 0 for "unknown".
 const SIZE_BYTES_MIN: u64 = 4096;
 
@@ -84,9 +84,11 @@ pub struct Options {
     pub heartbeat_interval_ms: u64,
     /// `--election-timeout`, milliseconds.
     pub election_timeout_ms: u64,
-    /// `--snapshot-count`: fewest log entries between two snapshot files.
+    /// `--snapshot-count`: fewest log entries between two snapshot files, unless they have many bytes.
     pub snapshot_count: u64,
-    /// `--snapshot-catchup-entries`: log entries kept behind a snapshot for slow followers.
+    /// Log bytes below which no snapshot is made, however small the state is.
+    pub snapshot_bytes_min: u64,
+    /// `--snapshot-catchup-entries`: log entries kept behind a snapshot for slow followers, as long as they are smaller than it.
     pub snapshot_catchup_entries: u64,
     /// `--pre-vote`.
     pub pre_vote: bool,
@@ -294,11 +296,11 @@ impl Node {
         let log = {
             let node = Arc::downgrade(self);
             tokio::spawn(async move {
-                let mut entries_at_snapshot = 0;
+                let mut snapshot_started_at = 0;
                 loop {
                     tokio::time::sleep(LOG_CHECK_INTERVAL).await;
                     let Some(node) = node.upgrade() else { return };
-                    node.snapshot_if_due(&mut entries_at_snapshot).await;
+                    node.snapshot_if_due(&mut snapshot_started_at).await;
                 }
             })
         };
@@ -708,17 +710,27 @@ impl Node {
         self.raft.trigger().snapshot().await.map_err(|_| Error::Stopped)
     }
 
-    async fn snapshot_if_due(&self, index_at_snapshot: &mut u64) {
-        let applied = self.shared.applied_index();
-        if applied < index_at_snapshot.saturating_add(self.options.snapshot_count) {
-            return;
-        }
+    /// Starts a snapshot when the log has outgrown the last one, and purges what is kept behind it beyond that size.
+    async fn snapshot_if_due(&self, started_at: &mut u64) {
         let sizes = self.store().sizes();
-        let due = SNAPSHOT_LOG_BYTES_MIN.max(sizes.live_bytes + sizes.history_bytes);
-        if self.log.sizes().entry_bytes < due {
+        let enough = self.options.snapshot_bytes_min.max(sizes.live_bytes + sizes.history_bytes);
+        let kept = self.snapshots.current().and_then(|held| held.meta.last_log_id).map_or(0, |id| id.index);
+        let surplus = self.log.least_with_behind(enough).min(kept);
+        if kept > 0
+            && surplus >= self.log.state().first_index
+            && let Err(error) = self.raft.trigger().purge_log(surplus).await
+        {
+            tracing::warn!(%error, "the log could not be purged");
+        }
+        let applied = self.shared.applied_index();
+        let last = kept.max(*started_at);
+        let behind = self.log.bytes_behind(last);
+        // Few large batches are many bytes, so that their number alone must not hold a snapshot back.
+        let is_due = behind >= 2 * enough || behind >= enough && applied >= last + self.options.snapshot_count;
+        if !is_due || applied <= last {
             return;
         }
-        *index_at_snapshot = applied;
+        *started_at = applied;
         if let Err(error) = self.raft.trigger().snapshot().await {
             tracing::warn!(%error, "no snapshot could be started");
         }

@@ -121,6 +121,10 @@ async fn openrafts_suite_holds_on_our_stores() {
 }
 
 async fn node(disk: Arc<SimDisk>, origin: u64) -> Arc<Node> {
+    node_with(disk, origin, Snapshots::memory_only(), SNAPSHOT_BYTES_MIN).await
+}
+
+async fn node_with(disk: Arc<SimDisk>, origin: u64, snapshots: Snapshots, snapshot_bytes_min: u64) -> Arc<Node> {
     let (log, recovered) = open(disk);
     let store = Arc::new(Store::new());
     let options = Options {
@@ -128,6 +132,7 @@ async fn node(disk: Arc<SimDisk>, origin: u64) -> Arc<Node> {
         heartbeat_interval_ms: 100,
         election_timeout_ms: 1000,
         snapshot_count: 10_000,
+        snapshot_bytes_min,
         snapshot_catchup_entries: 5_000,
         pre_vote: true,
         strict_reconfig_check: true,
@@ -143,7 +148,7 @@ async fn node(disk: Arc<SimDisk>, origin: u64) -> Arc<Node> {
         checkpoint: Checkpoint::memory_only(&store, Clock::system()),
         store,
         mark: Mark::default(),
-        snapshots: Snapshots::memory_only(),
+        snapshots,
         dial: Arc::new(peers::Tcp),
         links: None,
         on_lease: Box::new(|_| ()),
@@ -210,6 +215,30 @@ async fn a_leader_that_restarts_leads_only_in_a_term_of_its_own() {
         drop(member);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// Far fewer entries than `--snapshot-count` and `--snapshot-catchup-entries`, but many bytes.
+#[tokio::test]
+async fn a_log_of_few_large_entries_is_purged_behind_a_snapshot() {
+    const BYTES_MIN: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::open(Arc::new(RealDisk), dir.path().to_owned()).unwrap();
+    let member = node_with(Arc::new(SimDisk::new()), 1, snapshots, BYTES_MIN).await;
+    let value = "v".repeat(256 << 10);
+    let log = member.log().clone();
+    for _ in 0..40 {
+        let revision = member.propose(put("k", &value)).await.unwrap().revision;
+        member.propose(Command::Compact(pb::CompactionRequest { revision, physical: false })).await.unwrap();
+        assert!(member.compaction_done(revision).await.is_ok());
+    }
+    let purged = async {
+        while log.sizes().entry_bytes > 2 * BYTES_MIN {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), purged).await.expect("it is purged");
+    assert!(log.state().first_index > 0 && log.state().last.unwrap().0 < 5_000);
+    member.shutdown().await;
 }
 
 #[test]

@@ -430,6 +430,16 @@ impl Log {
         }
     }
 
+    /// Bytes of payload of the entries behind `index`.
+    pub fn bytes_behind(&self, index: u64) -> u64 {
+        self.0.shared.state.lock().index.bytes_behind(index)
+    }
+
+    /// The least index behind which the entries have no more than `bytes` of payload.
+    pub fn least_with_behind(&self, bytes: u64) -> u64 {
+        self.0.shared.state.lock().index.least_with_behind(bytes)
+    }
+
     /// How large the log is.
     pub fn sizes(&self) -> LogSizes {
         let shared = &self.0.shared;

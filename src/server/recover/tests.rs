@@ -209,6 +209,7 @@ async fn start(opened: &Opened) -> Arc<Node> {
         heartbeat_interval_ms: 100,
         election_timeout_ms: 1000,
         snapshot_count: 10_000,
+        snapshot_bytes_min: crate::raft::SNAPSHOT_BYTES_MIN,
         snapshot_catchup_entries: 5_000,
         pre_vote: true,
         strict_reconfig_check: true,

@@ -76,6 +76,22 @@ impl Index {
         (self.payload_bytes, self.tail_bytes)
     }
 
+    /// Bytes of payload of the entries behind `index`.
+    pub fn bytes_behind(&self, index: u64) -> u64 {
+        let skipped = (index + 1).saturating_sub(self.first) as usize;
+        self.places.iter().skip(skipped).map(|place| u64::from(place.payload_bytes)).sum()
+    }
+
+    /// The least index behind which the entries have no more than `bytes` of payload.
+    pub fn least_with_behind(&self, bytes: u64) -> u64 {
+        let mut behind = 0;
+        let newest_first = self.places.iter().rev().take_while(|place| {
+            behind += u64::from(place.payload_bytes);
+            behind <= bytes
+        });
+        (self.next() - newest_first.count() as u64).saturating_sub(1)
+    }
+
     /// Adds an entry that is not yet written.
     pub fn append(&mut self, entry: LogEntry) {
         self.append_at(entry, UNWRITTEN);
@@ -164,5 +180,27 @@ impl Index {
             }
         }
         (places, entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn bytes_are_counted_behind_an_entry_and_from_the_end() {
+        let mut index = Index::new(10, 0);
+        for (number, bytes) in (10..15).zip([5, 1, 2, 3, 4]) {
+            index.append(LogEntry { index: number, term: 1, kind: 0, payload: Bytes::from(vec![0; bytes]) });
+        }
+        assert_eq!([0, 9, 10, 13, 14, 99].map(|behind| index.bytes_behind(behind)), [15, 15, 10, 4, 0, 0]);
+        assert_eq!([0, 3, 4, 9, 10, 15, 99].map(|bytes| index.least_with_behind(bytes)), [14, 14, 13, 11, 10, 9, 9]);
+        index.purge_before(13);
+        assert_eq!((index.bytes_behind(0), index.least_with_behind(99)), (7, 12));
+        index.purge_before(20);
+        assert_eq!((index.bytes_behind(0), index.least_with_behind(99)), (0, 19));
+        assert_eq!(Index::new(0, 0).least_with_behind(99), 0);
     }
 }
