@@ -30,15 +30,29 @@ mod log_records;
 mod marks;
 #[path = "fuzz/mutate.rs"]
 mod mutate;
+#[path = "fuzz/peer_messages.rs"]
+mod peer_messages;
 #[path = "support/random.rs"]
 mod random;
+#[path = "fuzz/requests.rs"]
+mod requests;
 #[path = "fuzz/urls.rs"]
 mod urls;
 
 use engine::fuzz;
 
 /// Every target; the names of the tests.
-const TARGETS: [&str; 7] = ["commands", "configuration", "key_values", "log_directory", "log_records", "marks", "urls"];
+const TARGETS: [&str; 9] = [
+    "commands",
+    "configuration",
+    "key_values",
+    "log_directory",
+    "log_records",
+    "marks",
+    "peer_messages",
+    "requests",
+    "urls",
+];
 
 #[test]
 fn commands() {
@@ -68,6 +82,16 @@ fn log_records() {
 #[test]
 fn marks() {
     fuzz(marks::Marks);
+}
+
+#[test]
+fn peer_messages() {
+    fuzz(peer_messages::PeerMessages::new());
+}
+
+#[test]
+fn requests() {
+    fuzz(requests::Requests::new());
 }
 
 #[test]

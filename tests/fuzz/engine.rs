@@ -56,7 +56,9 @@ impl Verdict {
             Self::Accepted(text) => ("accepted", text),
             Self::Refused(text) => ("refused", text),
         };
-        let letters = text.chars().filter(|c| c.is_ascii_alphabetic() || *c == ' ').take(80);
+        // What is between quotes, and after the second colon, is the input's own.
+        let own = text.split('"').step_by(2).flat_map(|part| part.split(": ").take(2));
+        let letters = own.flat_map(str::chars).filter(|c| c.is_ascii_alphabetic() || *c == ' ').take(60);
         format!("{word} {}", letters.collect::<String>())
     }
 }
@@ -137,9 +139,12 @@ fn number(variable: &str) -> Option<u64> {
 
 /// Between how many targets the seconds are shared: those that the command line's filters leave.
 fn selected_targets() -> u32 {
-    let filters: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let is_selected = |name: &&&str| filters.is_empty() || filters.iter().any(|filter| name.contains(&**filter));
-    super::TARGETS.iter().filter(is_selected).count().max(1) as u32
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let is_selected = |name: &&&str| arguments.iter().any(|argument| name.contains(&**argument));
+    match super::TARGETS.iter().filter(is_selected).count() {
+        0 => super::TARGETS.len() as u32,
+        selected => selected as u32,
+    }
 }
 
 /// A target on its way.
