@@ -14,6 +14,9 @@
 //! A finding is written below `target/tmp/fuzz/`, and the failure says how to run it again. Should the process die
 //! without a word, the input that it was reading is `target/tmp/fuzz/TARGET/current`.
 
+#[path = "common/authority.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod authority;
 #[path = "fuzz/commands.rs"]
 mod commands;
 #[path = "fuzz/configuration.rs"]
@@ -28,31 +31,54 @@ mod log_directory;
 mod log_records;
 #[path = "fuzz/marks.rs"]
 mod marks;
+#[path = "fuzz/member_directory.rs"]
+mod member_directory;
 #[path = "fuzz/mutate.rs"]
 mod mutate;
 #[path = "fuzz/peer_messages.rs"]
 mod peer_messages;
+#[path = "fuzz/planted.rs"]
+mod planted;
 #[path = "support/random.rs"]
 mod random;
 #[path = "fuzz/requests.rs"]
 mod requests;
+#[path = "fuzz/snapshot_file.rs"]
+mod snapshot_file;
+#[path = "fuzz/tls_files.rs"]
+mod tls_files;
 #[path = "fuzz/urls.rs"]
 mod urls;
 
 use engine::fuzz;
 
 /// Every target; the names of the tests.
-const TARGETS: [&str; 9] = [
+const TARGETS: [&str; 12] = [
     "commands",
     "configuration",
     "key_values",
     "log_directory",
     "log_records",
     "marks",
+    "member_directory",
     "peer_messages",
     "requests",
+    "snapshot_file",
+    "tls_files",
     "urls",
 ];
+
+/// So that a clone of the repository stays small.
+#[test]
+fn the_corpus_is_of_known_targets_and_small() {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(engine::corpus_dir("")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(TARGETS.contains(&&*name), "{name} is no target");
+        bytes += engine::corpus(&name).iter().map(|path| path.metadata().unwrap().len()).sum::<u64>();
+    }
+    assert!(bytes <= 1 << 20, "{bytes} bytes of corpus");
+}
 
 #[test]
 fn commands() {
@@ -84,14 +110,37 @@ fn marks() {
     fuzz(marks::Marks);
 }
 
+/// Only with `KELSON_FUZZ_SECONDS`: each start of a member waits until sled has had all disks of the machine synced.
+#[test]
+fn member_directory() {
+    if engine::is_long() {
+        fuzz(member_directory::MemberDirectory::new());
+    }
+}
+
 #[test]
 fn peer_messages() {
     fuzz(peer_messages::PeerMessages::new());
 }
 
 #[test]
+fn planted_bugs_are_found() {
+    planted::run();
+}
+
+#[test]
 fn requests() {
     fuzz(requests::Requests::new());
+}
+
+#[test]
+fn snapshot_file() {
+    fuzz(snapshot_file::SnapshotFile::new());
+}
+
+#[test]
+fn tls_files() {
+    fuzz(tls_files::TlsFiles::new());
 }
 
 #[test]

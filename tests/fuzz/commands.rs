@@ -110,7 +110,7 @@ fn join(format: u8, frames: &[(u8, Vec<u8>)]) -> Vec<u8> {
 
 impl Target for Commands {
     const NAME: &'static str = "commands";
-    const ITERATIONS: u64 = 3_000;
+    const ITERATIONS: u64 = 2_000;
 
     fn seeds(&mut self) -> Vec<Vec<u8>> {
         let all = every_kind();

@@ -48,7 +48,7 @@ const ARGUMENT_LISTS: [&str; 5] = [
 
 impl Target for Configuration {
     const NAME: &'static str = "configuration";
-    const ITERATIONS: u64 = 2_000;
+    const ITERATIONS: u64 = 1_500;
 
     fn seeds(&mut self) -> Vec<Vec<u8>> {
         let tagged = |kind: u8, text: &str| [&[kind], text.as_bytes()].concat();

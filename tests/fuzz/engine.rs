@@ -132,6 +132,11 @@ pub fn fuzz<T: Target>(target: T) {
     run.end(seed);
 }
 
+/// Whether a time or an input was given, so that slow targets run, too.
+pub fn is_long() -> bool {
+    number("KELSON_FUZZ_SECONDS").is_some() || std::env::var_os("KELSON_FUZZ_INPUT").is_some()
+}
+
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))

@@ -40,7 +40,7 @@ fn plain(record: &Record) -> Plain {
 
 impl Target for KeyValues {
     const NAME: &'static str = "key_values";
-    const ITERATIONS: u64 = 20_000;
+    const ITERATIONS: u64 = 8_000;
 
     fn seeds(&mut self) -> Vec<Vec<u8>> {
         let put = |key: &[u8], value: &[u8], lease| {

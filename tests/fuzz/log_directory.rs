@@ -42,7 +42,7 @@ fn options() -> LogOptions {
 
 impl Target for LogDirectory {
     const NAME: &'static str = "log_directory";
-    const ITERATIONS: u64 = 2_500;
+    const ITERATIONS: u64 = 1_500;
 
     fn seeds(&mut self) -> Vec<Vec<u8>> {
         // Steps: see `Builder::step`; damages: see `damage`.
@@ -238,7 +238,8 @@ fn damage(files: &mut Files, early: &Files, script: &mut Script<'_>) -> bool {
         // record's CRC can tell.
         0 => {
             let is_copy = script.0.get(3).is_some_and(|how| how % 8 == 4);
-            mutate::patch(file, script);
+            let places: Vec<usize> = (0..file.len()).filter(|at| file[*at] != 0).collect();
+            mutate::patch(file, &places, script);
             !is_copy
         }
         1 => {

@@ -15,7 +15,7 @@ pub struct LogRecords;
 
 impl Target for LogRecords {
     const NAME: &'static str = "log_records";
-    const ITERATIONS: u64 = 20_000;
+    const ITERATIONS: u64 = 8_000;
 
     fn seeds(&mut self) -> Vec<Vec<u8>> {
         let state = StreamState {

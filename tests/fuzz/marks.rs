@@ -47,7 +47,7 @@ pub fn meta() -> Meta {
 
 impl Target for Marks {
     const NAME: &'static str = "marks";
-    const ITERATIONS: u64 = 10_000;
+    const ITERATIONS: u64 = 4_000;
 
     fn seeds(&mut self) -> Vec<Vec<u8>> {
         let old = br#"{"log_id":null,"membership":{"log_id":null,"membership":{"configs":[],"nodes":{}}}}"#;

@@ -9,7 +9,7 @@ pub struct Urls;
 
 impl Target for Urls {
     const NAME: &'static str = "urls";
-    const ITERATIONS: u64 = 20_000;
+    const ITERATIONS: u64 = 4_000;
 
     fn seeds(&mut self) -> Vec<Vec<u8>> {
         let texts = [
