@@ -110,10 +110,10 @@ fn marks() {
     fuzz(marks::Marks);
 }
 
-/// Only with `KELSON_FUZZ_SECONDS`: each start of a member waits until sled has had all disks of the machine synced.
+/// Only when it is named: each start of a member waits until sled has had all disks of the machine synced.
 #[test]
 fn member_directory() {
-    if engine::is_long() {
+    if engine::is_named("member_directory") {
         fuzz(member_directory::MemberDirectory::new());
     }
 }

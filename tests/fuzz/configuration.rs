@@ -101,7 +101,11 @@ impl Target for Configuration {
                 let _address = url.listen_address();
             }
         }
-        Verdict::of(parsed)
+        // The error begins with the file's name, and goes on with what it quotes.
+        let file = self.directory.path().join("kelson.yaml").display().to_string();
+        let short =
+            |error: kelson::config::Error| error.to_string().replace(&file, "").chars().take(24).collect::<String>();
+        Verdict::of(parsed.map_err(short))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A member's whole data directory, one file of which is damaged: the member must start with everything that it had, or
 //! not at all. An input is a script: which file, and what befalls it.
 //!
-//! Each start waits for what sled does when it is opened, so this is for long runs only.
+//! Each start waits for what sled does when it is opened, so it runs only when it is named.
 
 use std::collections::BTreeMap;
 use std::fs;

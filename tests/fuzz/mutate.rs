@@ -261,7 +261,7 @@ impl Script<'_> {
 /// Changes a file as a script says, in one place: one of `places`, mostly, if there are any.
 pub fn patch(file: &mut Vec<u8>, places: &[usize], script: &mut Script<'_>) {
     let at = script.below(file.len() + 1);
-    let at = if places.is_empty() || at % 8 == 0 { at } else { places[at % places.len()].min(file.len()) };
+    let at = if places.is_empty() || at.is_multiple_of(8) { at } else { places[at % places.len()].min(file.len()) };
     match script.byte() % 8 {
         0 | 1 => {
             let bit = script.byte() % 8;

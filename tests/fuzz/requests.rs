@@ -102,7 +102,7 @@ fn methods() -> Vec<String> {
 
 impl Target for Requests {
     const NAME: &'static str = "requests";
-    const ITERATIONS: u64 = 600;
+    const ITERATIONS: u64 = 400;
 
     fn seeds(&mut self) -> Vec<Vec<u8>> {
         let mut seeds: Vec<_> = (0..self.methods.len()).map(|method| encode(method as u8, &[Vec::new()])).collect();

@@ -83,7 +83,7 @@ fn own_file(directory: &Path) -> Vec<u8> {
 
 impl Target for SnapshotFile {
     const NAME: &'static str = "snapshot_file";
-    const ITERATIONS: u64 = 800;
+    const ITERATIONS: u64 = 400;
 
     fn seeds(&mut self) -> Vec<Vec<u8>> {
         let mut seeds = Vec::new();
