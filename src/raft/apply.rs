@@ -19,6 +19,7 @@ use super::meter::Meter;
 use super::snapshot::{Held, SnapshotBuilder, SnapshotFile, Snapshots};
 use super::types::{LogId, Proposal, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::state::{Applied, Command, LeaseChange, Store};
+use crate::storage::log::INDEX_MAX;
 use crate::watch::Hub;
 
 /// Told of every lease granted or ended, in log order, and of all of them when the state is replaced; must not block.
@@ -81,6 +82,12 @@ impl Mark {
     /// When they are no mark.
     pub fn decode(bytes: &[u8]) -> io::Result<Self> {
         let StoredMark { log_id, membership, removed, batches } = serde_json::from_slice(bytes)?;
+        if log_id.is_some_and(|id: LogId| id.index > INDEX_MAX || id.leader_id.term > INDEX_MAX) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("a mark at {log_id:?}, which no log comes to"),
+            ));
+        }
         Ok(Self { log_id, membership, removed, batches })
     }
 

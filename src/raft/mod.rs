@@ -19,7 +19,8 @@ pub mod snapshot;
 #[cfg(test)]
 mod tests;
 pub mod types;
-mod wire;
+#[doc(hidden)]
+pub mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

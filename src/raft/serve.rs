@@ -38,6 +38,14 @@ pub enum Refused {
     /// It speaks of a group that is not here.
     #[error("no Raft group {0}")]
     Group(u32),
+    /// It announces a snapshot for which there is no room.
+    #[error("a snapshot of {bytes} bytes is announced, and there is room for {room}")]
+    Room {
+        /// As announced.
+        bytes: u64,
+        /// What the file system has left for it.
+        room: u64,
+    },
     /// No sense can be made of it.
     #[error(transparent)]
     Malformed(#[from] Malformed),
@@ -161,7 +169,7 @@ impl Node {
     /// Takes a snapshot file and lives on from it.
     ///
     /// # Errors
-    /// Malformed, or cut short; the disk's; this member stops.
+    /// Malformed, too large for the disk, or cut short; the disk's; this member stops.
     pub async fn install(
         &self,
         head: peer::SnapshotHead,
@@ -173,6 +181,14 @@ impl Node {
         let vote = wire::to_vote(head.vote)?;
         tracing::info!(bytes = head.bytes, index = head.last.map(|id| id.index), "receiving a snapshot");
         let failed = |error: io::Error| Error::Fatal(format!("snapshot: {error}"));
+        if let Some(room) = self.snapshots.room_bytes().map_err(failed)?.filter(|room| head.bytes > *room) {
+            tracing::warn!(
+                bytes = head.bytes,
+                room,
+                "a peer's snapshot is refused, because the disk has no room for it"
+            );
+            return Err(Refused::Room { bytes: head.bytes, room }.into());
+        }
         let mut file = self.snapshots.receiving().map_err(failed)?;
         let mut received = 0;
         while let Some(chunk) = chunks.next().await {

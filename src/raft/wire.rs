@@ -8,7 +8,7 @@ use openraft::vote::RaftLeaderId as _;
 use super::log_store::{from_log, to_log};
 use super::types::{Entry, LogId, TypeConfig, Vote, log_id};
 use crate::proto::peer;
-use crate::storage::log::LogEntry;
+use crate::storage::log::{INDEX_MAX, LogEntry};
 
 /// A message that lacks a part or holds what nobody writes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +22,9 @@ pub fn vote(vote: &Vote) -> peer::Ballot {
 
 pub fn to_vote(ballot: Option<peer::Ballot>) -> Result<Vote, Malformed> {
     let ballot = ballot.ok_or_else(|| Malformed("no vote".to_owned()))?;
+    if ballot.term > INDEX_MAX {
+        return Err(Malformed(format!("a vote in term {}", ballot.term)));
+    }
     Ok(if ballot.committed {
         Vote::new_committed(ballot.term, ballot.member_id)
     } else {
@@ -35,6 +38,15 @@ pub fn id(id: LogId) -> peer::LogId {
 
 pub fn to_id(id: peer::LogId) -> LogId {
     log_id(id.term, id.index)
+}
+
+/// Whether these positions are ones that a log comes to.
+fn check_ids(ids: impl IntoIterator<Item = Option<LogId>>) -> Result<(), Malformed> {
+    let is_beyond = |id: &LogId| id.index > INDEX_MAX || id.leader_id.term > INDEX_MAX;
+    match ids.into_iter().flatten().find(is_beyond) {
+        Some(id) => Err(Malformed(format!("a log that has come to {id}"))),
+        None => Ok(()),
+    }
 }
 
 pub fn append(envelope: Option<peer::Envelope>, request: AppendEntriesRequest<TypeConfig>) -> peer::AppendRequest {
@@ -55,16 +67,19 @@ fn entry(entry: Entry) -> peer::Entry {
 
 pub fn to_append(request: peer::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
     let entries = request.entries.into_iter().map(to_entry).collect::<Result<Vec<_>, _>>()?;
-    let follow = entries.windows(2).all(|pair| pair[0].log_id.index + 1 == pair[1].log_id.index);
+    let (previous, committed) = (request.previous.map(to_id), request.committed.map(to_id));
+    // Entries follow each other, so that the last one is the furthest.
+    check_ids([
+        previous,
+        committed,
+        entries.first().map(|entry| entry.log_id),
+        entries.last().map(|entry| entry.log_id),
+    ])?;
+    let follow = entries.windows(2).all(|pair| pair[0].log_id.index.checked_add(1) == Some(pair[1].log_id.index));
     if !follow {
         return Err(Malformed("entries do not follow each other".to_owned()));
     }
-    Ok(AppendEntriesRequest {
-        vote: to_vote(request.vote)?,
-        prev_log_id: request.previous.map(to_id),
-        leader_commit: request.committed.map(to_id),
-        entries,
-    })
+    Ok(AppendEntriesRequest { vote: to_vote(request.vote)?, prev_log_id: previous, leader_commit: committed, entries })
 }
 
 fn to_entry(entry: peer::Entry) -> Result<Entry, Malformed> {
@@ -111,6 +126,7 @@ pub fn vote_request(
 }
 
 pub fn to_vote_request(request: peer::VoteRequest) -> Result<VoteRequest<TypeConfig>, Malformed> {
+    check_ids([request.last.map(to_id)])?;
     let mut vote_request = VoteRequest::new(to_vote(request.vote)?, request.last.map(to_id));
     vote_request.leadership_transfer = request.leadership_transfer;
     Ok(vote_request)
@@ -184,6 +200,11 @@ mod tests {
         assert!(to_append(request(vec![entry(1, 1)])).is_err(), "a proposal without header");
         assert!(to_append(request(vec![entry(1, 1000)])).is_err(), "a kind that is no byte");
         assert!(to_append(peer::AppendRequest::default()).is_err(), "no vote");
+        assert!(to_append(request(vec![entry(u64::MAX, 0), entry(0, 0)])).is_err(), "behind the last number");
+        assert!(to_append(request(vec![entry(u64::MAX, 0)])).is_err(), "nothing can follow");
+        assert!(to_vote(Some(peer::Ballot { term: u64::MAX, member_id: 2, committed: true })).is_err());
+        let last = Some(peer::LogId { term: 1, index: u64::MAX });
+        assert!(to_vote_request(peer::VoteRequest { vote, last, ..Default::default() }).is_err());
     }
 
     #[test]

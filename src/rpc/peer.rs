@@ -60,6 +60,7 @@ fn refusal(refused: &Refused) -> Status {
     match refused {
         Refused::Removed => Status::permission_denied(refused.to_string()),
         Refused::Malformed(_) => Status::invalid_argument(refused.to_string()),
+        Refused::Room { .. } => Status::resource_exhausted(refused.to_string()),
         Refused::Cluster | Refused::Member { .. } | Refused::Group(_) => {
             Status::failed_precondition(refused.to_string())
         }

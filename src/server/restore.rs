@@ -20,13 +20,13 @@ use crate::raft::apply::Mark;
 use crate::raft::log_store;
 use crate::raft::snapshot::{Image, Snapshots};
 use crate::raft::types::{LogId, MemberInfo, Membership, StoredMembership, log_id};
-use crate::state::meta::{FORMAT, LeaseMeta, Meta, RestoreError};
+use crate::state::meta::{FORMAT, LeaseMeta, Meta, REVISION_MAX, RestoreError};
 use crate::state::{Revision, Store};
 use crate::storage::data_dir::{self, DataDir};
 use crate::storage::engine::RevisionKey;
 use crate::storage::etcd_file::{self, Bucket, SnapshotReader};
 use crate::storage::fs::{Disk, Kind, RealDisk};
-use crate::storage::log::{self, Log, LogOptions};
+use crate::storage::log::{self, INDEX_MAX, Log, LogOptions};
 
 /// The file to restore from, and how.
 #[derive(Clone, Debug, Default)]
@@ -206,7 +206,7 @@ fn read(file: &SnapshotReader, source: &Source) -> Result<(Store, LogId), Error>
     let revision = i64::try_from(bump)
         .ok()
         .and_then(|more| newest.checked_add(more))
-        .filter(|&revision| revision < i64::MAX)
+        .filter(|&revision| revision <= REVISION_MAX)
         .ok_or(Error::Bump { bump, revision: newest })?;
     let leases = file.leases()?.into_iter();
     let meta = Meta {
@@ -228,8 +228,14 @@ fn read(file: &SnapshotReader, source: &Source) -> Result<(Store, LogId), Error>
         .map(|record| record.map(|(key, record)| (Revision { main: key.main, sub: key.sub }, key.tombstone, record)));
     let store = Store::restore(meta, records.chain(bumped)).map_err(|error| match error {
         RestoreError::Source(error) => Error::File(error),
-        RestoreError::Order { .. } => Error::Records { file: source.file.clone(), reason: error.to_string() },
+        RestoreError::Order { .. } | RestoreError::Revision(_) => {
+            Error::Records { file: source.file.clone(), reason: error.to_string() }
+        }
     })?;
+    if found.term.max(found.consistent_index) > INDEX_MAX {
+        let reason = format!("entry {} of term {}, which no log comes to", found.consistent_index, found.term);
+        return Err(Error::Records { file: source.file.clone(), reason });
+    }
     // Entry and term go on from those of the file: whoever watches them sees no step back.
     Ok((store, log_id(found.term.max(1), found.consistent_index.max(1))))
 }

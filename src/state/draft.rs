@@ -134,7 +134,8 @@ impl<'a> Draft<'a> {
             };
             if let Some((old, fields)) = &old {
                 put.create_revision = fields.create_revision;
-                put.version = fields.version + 1;
+                // A file may say any version; the last one there is stays.
+                put.version = fields.version.saturating_add(1);
                 put.value = if request.ignore_value { &old.as_bytes()[fields.value.clone()] } else { put.value };
                 put.lease = if request.ignore_lease { fields.lease } else { put.lease };
                 leases = (fields.lease, put.lease);

@@ -9,6 +9,10 @@ use crate::proto::etcdserverpb as pb;
 /// Version of the encoding below.
 pub const FORMAT: u32 = 1;
 
+/// The newest revision that a state may be rebuilt at: a million changes a second reach it in 146,000 years, and as many
+/// may follow before the numbers end.
+pub const REVISION_MAX: i64 = 1 << 62;
+
 /// Everything that is not a record: revision, compaction mark, leases, alarms, members.
 #[derive(Clone, PartialEq, Message)]
 pub struct Meta {
@@ -52,6 +56,14 @@ pub enum MetaError {
     /// Written by a version with another format.
     #[error("state meta has format {0}, this version reads {FORMAT}")]
     Format(u32),
+    /// Beyond [`REVISION_MAX`], negative, or compacted beyond the newest.
+    #[error("state meta has revision {revision}, compacted at {compact_revision}, which no state comes to")]
+    Revision {
+        /// The newest revision.
+        revision: i64,
+        /// The compaction mark.
+        compact_revision: i64,
+    },
     /// Not the message.
     #[error("state meta: {0}")]
     Bytes(#[from] prost::DecodeError),
@@ -63,6 +75,9 @@ pub enum RestoreError<E> {
     /// The source of the records failed.
     #[error("record source: {0}")]
     Source(E),
+    /// The state counts the changes of one command in 32 bits.
+    #[error("record at revision {}/{}, which no command comes to", .0.main, .0.sub)]
+    Revision(Revision),
     /// A record does not follow the one before it.
     #[error("record at revision {}/{} does not follow {}/{}", found.main, found.sub, after.main, after.sub)]
     Order {
@@ -85,6 +100,13 @@ impl Meta {
     /// [`MetaError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, MetaError> {
         let meta = <Self as Message>::decode(bytes)?;
-        if meta.format == FORMAT { Ok(meta) } else { Err(MetaError::Format(meta.format)) }
+        if meta.format != FORMAT {
+            return Err(MetaError::Format(meta.format));
+        }
+        let Self { revision, compact_revision, .. } = meta;
+        if !(0..=REVISION_MAX).contains(&revision) || !(0..=revision).contains(&compact_revision) {
+            return Err(MetaError::Revision { revision, compact_revision });
+        }
+        Ok(meta)
     }
 }

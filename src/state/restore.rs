@@ -17,7 +17,7 @@ impl Store {
     /// are ignored.
     ///
     /// # Errors
-    /// What the iterator yields, or records out of order.
+    /// What the iterator yields, or records out of order or with a revision that is none.
     pub fn restore<E>(
         meta: Meta,
         records: impl Iterator<Item = Result<(Revision, bool, Record), E>>,
@@ -25,6 +25,9 @@ impl Store {
         let mut versions: Vec<Version> = Vec::new();
         for record in records {
             let (revision, tombstone, record) = record.map_err(RestoreError::Source)?;
+            if u32::try_from(revision.sub).is_err() {
+                return Err(RestoreError::Revision(revision));
+            }
             if let Some(after) = versions.last().map(Version::revision)
                 && revision <= after
             {

@@ -65,6 +65,11 @@ pub trait Disk: Send + Sync + 'static {
     /// Takes an exclusive lock on a file, which is made if absent and keeps its content. `None` if another holds it.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
 
+    /// Bytes that may still be written to the file system that holds a directory; `None` where nobody can tell.
+    fn free_bytes(&self, _dir: &Path) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Whether the path names anything.
     fn exists(&self, path: &Path) -> io::Result<bool> {
         Ok(self.kind(path)?.is_some())

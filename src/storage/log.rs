@@ -44,6 +44,9 @@ pub const SEGMENT_BYTES: u64 = 16 << 20;
 pub const TAIL_BYTES_MAX: usize = 32 << 20;
 /// Largest payload of an entry; far above any request limit, far below what offsets can address.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 30;
+/// Largest index, and largest term, that is believed: no log gets so far, and what says that one did was not written by
+/// one. Whoever counts on from here does not come to the end of the numbers.
+pub const INDEX_MAX: u64 = u64::MAX / 2;
 /// Default number of purged files kept for reuse.
 const SPARES_MAX: usize = 2;
 /// Queue limits; an append waits while one is reached.

@@ -24,6 +24,8 @@ const SUFFIX: &str = ".db";
 const RECEIVING: &str = "receiving-";
 /// Ends the names of files that are being written, see [`etcd_file::SnapshotWriter`].
 const WRITING: &str = ".db.tmp";
+/// What a file that is received must leave free on its file system, which the log may be on as well.
+const LEFT_FREE_BYTES_MIN: u64 = 64 << 20;
 /// Bytes copied at a time from a file that is not this member's.
 const COPY_BYTES: usize = 1 << 20;
 
@@ -256,6 +258,17 @@ impl Snapshots {
         verify(&path).inspect_err(|_| remove(&dir, &path))?;
         tracing::info!(path = %path.display(), bytes = finished.bytes, "snapshot written");
         Ok(self.keep(&dir, meta_of(&image.mark), path))
+    }
+
+    /// How large a file that a peer announces may be; `None` where nobody can tell. What is announced is written as it
+    /// comes and never held in memory.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn room_bytes(&self) -> io::Result<Option<u64>> {
+        let dir = self.dir()?;
+        let free = dir.disk.free_bytes(&dir.path)?;
+        Ok(free.map(|free| free.saturating_sub(LEFT_FREE_BYTES_MIN)))
     }
 
     /// A file in the snapshots' own directory for what a peer sends.

@@ -447,15 +447,25 @@ fn restoring_ignores_what_is_newer_than_its_meta_and_refuses_disorder() {
     assert_eq!(restored.lease(5).unwrap().keys, [bytes("a")]);
     let disorder = Store::restore(Meta { revision: 9, ..meta.clone() }, source().chain(source())).unwrap_err();
     assert!(matches!(disorder, RestoreError::Order { .. }), "{disorder}");
+    // Found by fuzzing: a sub-revision of more than 32 bits was a broken invariant.
+    let (_, tombstone, record) = records[0].clone();
+    let none = (Revision { main: 1, sub: 1 << 32 }, tombstone, record);
+    let none = Store::restore(meta.clone(), std::iter::once(Ok::<_, &str>(none))).unwrap_err();
+    assert!(matches!(none, RestoreError::Revision(_)), "{none}");
     let failed = Store::restore(meta, std::iter::once(Err("disk"))).unwrap_err();
     assert!(matches!(failed, RestoreError::Source("disk")), "{failed}");
 }
 
 #[test]
-fn meta_of_another_format_is_refused() {
-    let meta = Meta { format: 2, ..Store::new().meta() };
-    assert!(matches!(Meta::decode(&meta.encode()), Err(MetaError::Format(2))));
+fn meta_of_another_format_or_beyond_all_revisions_is_refused() {
+    let other = Meta { format: 2, ..Store::new().meta() };
+    assert!(matches!(Meta::decode(&other.encode()), Err(MetaError::Format(2))));
     assert!(matches!(Meta::decode(b"\xff"), Err(MetaError::Bytes(_))));
+    // Found by fuzzing: the next change counted on from the last number there is.
+    for (revision, compact_revision) in [(i64::MAX, 0), (meta::REVISION_MAX + 1, 0), (-1, 0), (5, 6), (5, -1)] {
+        let meta = Meta { format: meta::FORMAT, revision, compact_revision, ..Meta::default() };
+        assert!(matches!(Meta::decode(&meta.encode()), Err(MetaError::Revision { .. })), "{meta:?}");
+    }
 }
 
 /// Lines recorded from etcd 3.7.3: what was done, and what it then answered to HashKV (revision asked for, hash,

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::index::Index;
 use super::prepare::Stock;
 use super::segment::{self, FIRST_OFFSET, LOG, NEW, SPARE, Segment};
-use super::{Error, LogEntry, LogOptions, at};
+use super::{Error, INDEX_MAX, LogEntry, LogOptions, at};
 use crate::storage::fs::{Disk, File, Open, PAGE_BYTES};
 use crate::storage::record::{
     HeaderError, Kind, Position, RECORD_ALIGN, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES, SegmentHeader,
@@ -68,7 +68,8 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, options: &LogOptions) -> Resu
         }
     }
     let headers = segments.iter().map(|segment| segment.epoch).chain(files.spare_epochs);
-    let next_epoch = headers.max().unwrap_or(0) + 1;
+    let next_epoch = headers.max().unwrap_or(0).checked_add(1);
+    let next_epoch = next_epoch.ok_or_else(|| damaged(dir, 0, "a segment has the last epoch there is".to_owned()))?;
     let stock = Stock {
         dir: dir.to_owned(),
         segment_bytes: options.segment_bytes(),
@@ -165,6 +166,9 @@ fn open_segment(disk: &dyn Disk, dir: &Path, number: u32) -> Result<Opened, Erro
     };
     if header.segment != number {
         return Err(damaged(&path, 0, format!("it is segment {}, under another's name", header.segment)));
+    }
+    if header.bytes > u64::from(u32::MAX) {
+        return Err(damaged(&path, 0, format!("it says that it was made with {} bytes", header.bytes)));
     }
     if len < header.bytes {
         return Err(damaged(&path, len, format!("the file ends there, but was made with {} bytes", header.bytes)));
@@ -286,8 +290,10 @@ impl Replay {
             self.index = Index::new(start.next_index, self.tail_bytes_max);
         }
         self.starts.push_back((segment.number, start.next_index));
+        let purged = start.purged.as_ref().map_or(0, |(index, _)| *index);
+        self.check_index(segment, Position::new(segment.number, FIRST_OFFSET), start.next_index.max(purged))?;
         self.stream = start;
-        self.stated = self.stated.max(durable);
+        self.check_stated(segment, Position::new(segment.number, FIRST_OFFSET), durable)?;
         self.end = Position::new(segment.number, FIRST_OFFSET + start_bytes as u32);
         self.content_end = self.end;
         Ok(())
@@ -296,14 +302,33 @@ impl Replay {
     /// Reads the records behind a segment's first, to the first bad one.
     fn records(&mut self, segment: &Segment, bytes: &[u8]) -> Result<(), Error> {
         while let Some((record, durable)) = Record::decode(&bytes[self.end.offset() as usize..], segment.epoch) {
+            self.check_stated(segment, self.end, durable)?;
+            self.check_index(segment, self.end, record.index.max(record.term))?;
             self.record(segment, &record)?;
-            self.stated = self.stated.max(durable);
             self.end.0 += record.bytes() as u64;
             if record.kind != Kind::Mark {
                 self.content_end = self.end;
             }
         }
         Ok(())
+    }
+
+    /// Notes what the record at `position` states as durable, which was written before it.
+    fn check_stated(&mut self, segment: &Segment, position: Position, durable: Position) -> Result<(), Error> {
+        if durable > position {
+            let reason = format!("the record there says that {durable} was reached before it");
+            return Err(damaged(&segment.path, u64::from(position.offset()), reason));
+        }
+        self.stated = self.stated.max(durable);
+        Ok(())
+    }
+
+    fn check_index(&self, segment: &Segment, position: Position, index: u64) -> Result<(), Error> {
+        if index <= INDEX_MAX {
+            return Ok(());
+        }
+        let reason = format!("the record there speaks of entry {index}");
+        Err(damaged(&segment.path, u64::from(position.offset()), reason))
     }
 
     fn record(&mut self, segment: &Segment, record: &Record<'_>) -> Result<(), Error> {
@@ -419,12 +444,12 @@ fn settle_rest(
     rest: Vec<Arc<Segment>>,
     unusable: Vec<PathBuf>,
 ) -> Result<(), Error> {
-    let next = found.end.segment() + 1;
+    let next = found.end.segment().checked_add(1);
     let dir = found.stock.dir.clone();
     for segment in rest {
         let bytes = read_whole(&*segment.file, segment.bytes).map_err(at("read", &segment.path))?;
         let used = !stray_records(&bytes, FIRST_OFFSET as usize, Some(segment.epoch)).is_empty();
-        if !used && segment.number == next {
+        if !used && Some(segment.number) == next {
             found.stock.ready = Arc::into_inner(segment);
             continue;
         }

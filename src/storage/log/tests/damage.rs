@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::storage::fs::{Faults, Open};
+use crate::storage::record::Position;
 
 /// A cleanly closed log of a few segments.
 fn written() -> (SimDisk, Recovered, Vec<LogEntry>) {
@@ -327,4 +328,62 @@ fn spares_of_another_size_are_not_used_when_the_size_changes() {
         assert!(disk.read_dir(dir()).unwrap().iter().any(|name| name.ends_with(segment::SPARE)));
         assert_eq!(open_with(&disk, options).unwrap().1.last, Some((next + 99, 1)));
     }
+}
+
+/// Changes a part of a segment and gives it a CRC that fits: of its header, or of the record that begins at `start`.
+fn forge(disk: &SimDisk, number: u32, start: u64, at: u64, value: u64) -> SimDisk {
+    let forged = SimDisk::new();
+    forged.create_dir_all(segment_path(number).parent().unwrap()).unwrap();
+    for name in disk.read_dir(segment_path(number).parent().unwrap()).unwrap() {
+        let path = segment_path(number).with_file_name(name);
+        let mut bytes = crate::storage::fs::read(disk, &path).unwrap();
+        if path == segment_path(number) {
+            let (start, at) = (start as usize, at as usize);
+            bytes[start + at..start + at + 8].copy_from_slice(&value.to_le_bytes());
+            if start == 0 {
+                let crc = crc32fast::hash(&bytes[12..40]);
+                bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+            } else {
+                let length = u32::from_le_bytes(bytes[start + 4..start + 8].try_into().unwrap()) as usize;
+                let crc = crc32fast::hash(&bytes[start + 4..start + record::RECORD_HEADER_BYTES + length]);
+                bytes[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+            }
+        }
+        let file = forged.open(&path, Open::Create).unwrap();
+        file.write_at(0, &bytes).unwrap();
+        file.sync_all().unwrap();
+    }
+    forged.sync_dir(segment_path(number).parent().unwrap()).unwrap();
+    forged
+}
+
+/// Found by fuzzing: each of these made opening panic, by a slice that ends before it begins or by counting on from the
+/// last number there is.
+#[test]
+fn what_no_log_writes_is_refused_although_its_crc_fits() {
+    let disk = new_disk();
+    let (log, _) = open(&disk);
+    append(&log, vec![entry(0, 1, 100), entry(1, 1, 100)]).unwrap();
+    wait(|done| log.purge(0, Bytes::from_static(b"id"), done)).unwrap();
+    drop(log);
+    let number = 1;
+    let records = records(&disk, number);
+    let start_of = |kind| records.iter().find(|(found, _)| *found == kind).unwrap().1.start;
+    const INDEX: u64 = 24;
+    const TERM: u64 = 32;
+    const DURABLE: u64 = 40;
+    for kind in [Kind::Start, Kind::Entry, Kind::Purge, Kind::Mark] {
+        let start = start_of(kind);
+        let beyond = forge(&disk, number, start, DURABLE, Position::new(number, 30_000).0);
+        assert_damaged(&refusal(&beyond), number, start..=start);
+    }
+    for (kind, field) in [(Kind::Start, INDEX), (Kind::Purge, INDEX), (Kind::Entry, TERM)] {
+        let start = start_of(kind);
+        let last = forge(&disk, number, start, field, u64::MAX);
+        assert_damaged(&refusal(&last), number, start..=start);
+    }
+    const EPOCH: u64 = 24;
+    const BYTES: u64 = 32;
+    assert!(refusal(&forge(&disk, number, 0, EPOCH, u64::MAX)).to_string().contains("last epoch"));
+    assert_damaged(&refusal(&forge(&disk, number, 0, BYTES, 1 << 40)), number, 0..=0);
 }
