@@ -173,6 +173,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut shared = self.shared.lock();
         shared.purged = shared.purged.max(Some(purged));
         shared.last = shared.last.max(Some(purged));
+        drop(shared);
+        tracing::info!(up_to = purged.index, "log purged");
         Ok(())
     }
 }

@@ -479,18 +479,21 @@ impl Line {
     }
 }
 
-/// Who is in the cluster that one of `urls` belongs to; for a member that knows nothing else of it.
+/// Who is in the cluster that one of `urls` belongs to; for a member that knows nothing else of it. A linearizable answer
+/// takes an election timeout when there is no leader.
 ///
 /// # Errors
 /// Nobody answers there, or what answers is no member.
 pub async fn ask_members(
     dial: Arc<dyn Dial>,
     urls: Vec<String>,
+    linearizable: bool,
     deadline: Duration,
 ) -> Result<peer::MembersResponse, Failure> {
     let line = Line::new(dial, Arc::new(ArcSwap::from_pointee(urls)), None);
     let mut client = line.client.clone();
-    let request = peer::MembersRequest { envelope: Some(Envelope { group: GROUP, ..Envelope::default() }) };
+    let request =
+        peer::MembersRequest { envelope: Some(Envelope { group: GROUP, ..Envelope::default() }), linearizable };
     match tokio::time::timeout(deadline, client.members(request)).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(Failure::Unknown(status)),

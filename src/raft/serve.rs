@@ -264,14 +264,17 @@ impl Node {
         Ok(membership::answer(self.change_as_leader(from_wire(change)).await)?)
     }
 
-    /// Who is in the cluster, for a member that joins it.
-    pub fn members_for_peer(&self) -> peer::MembersResponse {
+    /// Who is in the cluster, for a member that joins it; whether or not a leader can confirm it.
+    pub async fn members_for_peer(&self, linearizable: bool) -> peer::MembersResponse {
+        let confirmed = linearizable
+            && matches!(tokio::time::timeout(self.leader_deadline(), self.read_barrier()).await, Ok(Ok(())));
         let Leadership { leader, .. } = self.leadership();
         peer::MembersResponse {
             cluster_id: self.identity.cluster_id,
             leader: leader.unwrap_or(0),
             member_id: self.identity.member_id,
             members: self.members(),
+            confirmed,
         }
     }
 }

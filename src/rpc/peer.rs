@@ -208,7 +208,7 @@ impl peer_server::Peer for Peer {
         if envelope.is_some_and(|envelope| envelope.cluster_id != 0) {
             self.admit(envelope, request.get_ref())?;
         }
-        Ok(Response::new(self.node.members_for_peer()))
+        Ok(Response::new(self.node.members_for_peer(request.get_ref().linearizable).await))
     }
 
     async fn hash_kv(&self, request: Request<peer::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {

@@ -166,7 +166,7 @@ pub fn initial_members(config: &Config) -> BTreeMap<u64, MemberInfo> {
 /// has voted before.
 async fn found(config: &Config, dial: &Arc<dyn Dial>) -> Result<Identity, Error> {
     let identity = Identity::new(config.member_id(), config.cluster_id());
-    let asked = others(config).map(|urls| ask_members(dial.clone(), strings(urls), ASK_DEADLINE));
+    let asked = others(config).map(|urls| ask_members(dial.clone(), strings(urls), false, ASK_DEADLINE));
     for answer in futures_util::future::join_all(asked).await.into_iter().flatten() {
         let is_known = |member: &pb::Member| member.id == identity.member_id && !member.name.is_empty();
         if answer.cluster_id == identity.cluster_id && answer.members.iter().any(is_known) {
@@ -181,17 +181,22 @@ async fn found(config: &Config, dial: &Arc<dyn Dial>) -> Result<Identity, Error>
     Ok(identity)
 }
 
-/// A member that was added to a cluster: its ids are what the cluster says.
+/// A member that was added to a cluster: its ids are what the cluster says, as of now. One of its members may still know
+/// the id that this one had before it was removed, and nobody would speak to it by that.
 async fn join(config: &Config, dial: &Arc<dyn Dial>) -> Result<Identity, Error> {
     let mine: BTreeSet<String> = strings(&config.initial_advertise_peer_urls).into_iter().collect();
     let mut reason = "--initial-cluster names no other member".to_owned();
+    let deadline = ASK_DEADLINE + Duration::from_millis(config.election_timeout_ms);
     let rounds = if others(config).next().is_some() { ASK_ROUNDS } else { 0 };
     for round in 0..rounds {
         if round > 0 {
             tokio::time::sleep(ASK_PAUSE).await;
         }
         for urls in others(config) {
-            match ask_members(dial.clone(), strings(urls), ASK_DEADLINE).await {
+            match ask_members(dial.clone(), strings(urls), true, deadline).await {
+                Ok(answer) if !answer.confirmed => {
+                    reason = format!("{}: no leader confirms who the members are", strings(urls).join(","));
+                }
                 Ok(answer) => match find_itself(&answer, &mine) {
                     Some(id) => return Ok(Identity::new(id, answer.cluster_id)),
                     None => {

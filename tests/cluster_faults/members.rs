@@ -166,6 +166,28 @@ async fn no_change_leaves_a_cluster_that_cannot_decide() {
     write(&cluster, other, "k", "v").await;
 }
 
+/// Else a member that was removed and added again could take its old id from one that has not heard of it, by which nobody
+/// speaks to it.
+#[tokio::test]
+async fn a_member_that_joins_is_told_when_the_list_may_be_old() {
+    let cluster = steady().await;
+    let leader = cluster.leader().await;
+    let [cut_off, other] = followers(&cluster, leader)[..] else { panic!("three members") };
+    cluster.partition(&[&[leader, other], &[cut_off]]);
+    let url = "http://127.0.0.1:1";
+    let request = pb::MemberAddRequest { peer_ur_ls: vec![url.to_owned()], is_learner: true };
+    membership(&cluster, leader).member_add(request).await.unwrap();
+    let told = async |by: usize, linearizable| {
+        let answer = cluster.member(by).server().node().members_for_peer(linearizable).await;
+        (answer.confirmed, answer.members.iter().any(|member| member.peer_ur_ls == [url]))
+    };
+    assert_eq!(told(cut_off, true).await, (false, false));
+    assert_eq!(told(other, true).await, (true, true));
+    assert!(!told(leader, false).await.0, "it was not asked to find out");
+    cluster.heal();
+    until("a leader to be heard of again", || async { told(cut_off, true).await == (true, true) }).await;
+}
+
 #[tokio::test]
 async fn the_leadership_moves_to_whom_the_leader_is_told() {
     let cluster = steady().await;

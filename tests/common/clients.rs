@@ -215,7 +215,7 @@ pub async fn within<T>(
 /// What whoever comes to a peer port is told of the cluster.
 pub async fn ask_peer(route: &Route, url: &str) -> Result<MembersResponse, Status> {
     let mut client = PeerClient::new(route.channel(url));
-    let request = MembersRequest { envelope: Some(Envelope::default()) };
+    let request = MembersRequest { envelope: Some(Envelope::default()), linearizable: false };
     within(ATTEMPT, client.members(request)).await
 }
 

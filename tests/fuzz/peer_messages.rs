@@ -231,7 +231,7 @@ async fn send(node: &Node, kind: Kind, message: &[u8], envelope: peer::Envelope,
         }
         Kind::Members => {
             let request: peer::MembersRequest = decode(message)?;
-            drop(node.members_for_peer());
+            drop(node.members_for_peer(request.linearizable).await);
             admit(&request.envelope)
         }
         Kind::Appended => {
