@@ -37,6 +37,7 @@ pub use error::Error;
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use crate::mutants::{self, Mutant, planted};
 use crate::proto::etcdserverpb as pb;
 use crate::state::{Applied, Command, Store};
 use crate::storage::log::Log;
@@ -546,7 +547,8 @@ impl Node {
     /// # Errors
     /// [`Error::Timeout`] without a leader that can prove to be one; [`Error::TooManyRequests`]; [`Error::Stopped`].
     pub async fn read_barrier(&self) -> Result<(), Error> {
-        if self.shared.sole_voter.load(Ordering::Acquire) && self.is_leader() {
+        let is_alone = self.shared.sole_voter.load(Ordering::Acquire) && self.is_leader();
+        if is_alone || planted(Mutant::ReadWithoutIndex) {
             return Ok(());
         }
         let started = self.meter().clock.now();
@@ -715,7 +717,7 @@ impl Node {
         }
         let sizes = self.store().sizes();
         let due = SNAPSHOT_LOG_BYTES_MIN.max(sizes.live_bytes + sizes.history_bytes);
-        if self.log.sizes().entry_bytes < due {
+        if self.log.sizes().entry_bytes < mutants::snapshot_log_bytes().unwrap_or(due) {
             return;
         }
         *index_at_snapshot = applied;
@@ -751,7 +753,7 @@ fn raft_config(options: &Options, cluster_id: u64) -> openraft::Config {
         broadcast_submitted_on_append: Some(true),
         // … so that they may hold what a leader that was killed has lost. Were it to lead on in the same term when it is
         // back, it would give another entry the same term and index, and nobody would see that they differ.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(planted(Mutant::LeaderRestored)),
         max_payload_entries: ENTRIES_PER_REQUEST_MAX,
         backoff: BACKOFF.to_owned(),
         // Whoever is behind gets the log for as long as there is one, however far it is behind.
