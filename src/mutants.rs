@@ -38,7 +38,7 @@ mutants! {
     TruncationNotKept = "truncation-not-kept",
     /// A linearizable read asks nobody.
     ReadWithoutIndex = "read-without-index",
-    /// A leader gives read indexes without asking a quorum whether it still leads.
+    /// A leader gives read indexes on its own word: it asks no quorum and needs none to have answered lately.
     ReadIndexUnconfirmed = "read-index-unconfirmed",
     /// The checkpoint's mark is written apart from the records it stands for.
     MarkApart = "mark-apart",

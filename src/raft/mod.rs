@@ -451,6 +451,7 @@ impl Node {
     fn has_quorum(&self) -> bool {
         let acknowledged = self.raft.data_metrics().borrow_watched().last_quorum_acked;
         self.shared.sole_voter.load(Ordering::Acquire)
+            || planted(Mutant::ReadIndexUnconfirmed)
             || acknowledged.is_some_and(|at| at.elapsed() < self.leader_deadline())
     }
 

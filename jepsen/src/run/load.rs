@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::reading::{collect, read};
 use crate::check::finding::{Finding, Judgement};
 use crate::check::judge::{judge, worst};
+use crate::check::liveness;
 use crate::client::Client;
 use crate::history::files::{History, Plan};
 use crate::history::op::{Op, Outcome, Range, Reply, Request};
@@ -374,7 +375,9 @@ async fn final_reads(clients: &[Client], kind: Kind, shared: &Shared, healed: u6
             ops.push(shared.send(client, FINALS_FROM + node, node, Request::HashKv(head)).await);
         }
         let late = shared.now() > asked_from + RECOVER_MAX.as_nanos() as u64;
-        if healed == 0 || late || crate::check::liveness::equal_hashes(&ops[before..], clients.len()) {
+        let (round, members) = (&ops[before..], clients.len());
+        let settled = liveness::equal_hashes(round, members) || liveness::hashes_never_equal(round);
+        if healed == 0 || late || settled {
             return Ok(ops);
         }
         tokio::time::sleep(STATUS_EVERY).await;

@@ -146,14 +146,14 @@ pub static LEASE_LEADER: Plan = on_kelson_and_etcd(
         ..LOAD
     }),
 );
-/// A leader that sleeps through an election, and clients that give up sooner than it wakes.
+/// A leader that misses an election, asleep or alone, and clients that give up sooner than it is back.
 pub static SLEEPING_LEADER: Plan = on_kelson_and_etcd(
     "sleeping-leader",
     Shape::Load(Load {
         seconds: 40,
         clients: 18,
         deadline_ms: 700,
-        faults: &[(1500, Nemesis::Pause, Whom::Leader, 3500)],
+        faults: &[(1500, Nemesis::Pause, Whom::Leader, 3500), (1500, Nemesis::Isolate, Whom::Leader, 2500)],
         ..LOAD
     }),
 );
