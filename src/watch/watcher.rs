@@ -93,7 +93,8 @@ impl Watcher {
             ChangeKind::Delete => EventType::Delete,
         };
         let previous = change.previous.as_ref().filter(|_| self.prev_kv && previous_kept);
-        let prev_kv = previous.map(|previous| if planted(Mutant::WrongPrev) { &change.record } else { previous }).cloned();
+        let prev_kv =
+            previous.map(|previous| if planted(Mutant::WrongPrev) { &change.record } else { previous }).cloned();
         Some(Event { r#type: kind.into(), kv: Some(change.record.clone()), prev_kv })
     }
 

@@ -89,7 +89,8 @@ fn member(op: &Op) -> Option<&Member> {
 /// Whether two members gave different hashes of one revision under one compaction: they will not agree any more.
 pub fn hashes_never_equal(round: &[Op]) -> bool {
     let mut known: BTreeMap<(i64, i64), u32> = BTreeMap::new();
-    let differs = |one: &Member| *known.entry((one.hash_revision, one.compact_revision)).or_insert(one.hash) != one.hash;
+    let differs =
+        |one: &Member| *known.entry((one.hash_revision, one.compact_revision)).or_insert(one.hash) != one.hash;
     round.iter().filter_map(member).any(differs)
 }
 

@@ -59,7 +59,9 @@ pub fn totals(rows: &[Row]) -> String {
 
 /// A table for FOUND.md.
 pub fn markdown(rows: &[Row]) -> String {
-    let mut text = String::from("| target | command | plan | seed | tries | found by | seconds |\n|---|---|---|---|---|---|---|\n");
+    let mut text = String::from(
+        "| target | command | plan | seed | tries | found by | seconds |\n|---|---|---|---|---|---|---|\n",
+    );
     for row in rows {
         let outcome = match (row.is_good, row.proven) {
             (true, true) => "nothing: **valid**".to_owned(),
