@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::mutants::{Mutant, planted};
 use crate::state::LeaseChange;
 
 mod expiry;
@@ -72,6 +73,13 @@ impl Lessor {
         Self { clock, ttl_seconds_min, clocks: Mutex::default() }
     }
 
+    fn now(&self) -> Duration {
+        if planted(Mutant::LeaseByWallClock) {
+            return Duration::from_millis(self.clock.unix_millis());
+        }
+        self.clock.now()
+    }
+
     /// The TTL that a grant of `ttl` seconds really gets.
     pub fn effective_ttl(&self, ttl: i64) -> i64 {
         ttl.max(self.ttl_seconds_min)
@@ -82,7 +90,7 @@ impl Lessor {
     pub fn promote(&self, grace: Duration, leases: impl FnOnce() -> Vec<(i64, i64)>) {
         let mut clocks = self.clocks.lock();
         clocks.leading = true;
-        clocks.restart(leases(), self.clock.now().saturating_add(grace));
+        clocks.restart(leases(), self.now().saturating_add(grace));
     }
 
     /// Stops the clocks: another member leads, or none.
@@ -92,7 +100,7 @@ impl Lessor {
 
     /// Follows the state; to be called for every applied change, in order, before the change is answered.
     pub fn on_change(&self, change: LeaseChange) {
-        let now = self.clock.now();
+        let now = self.now();
         let mut clocks = self.clocks.lock();
         match change {
             LeaseChange::Granted { id, ttl } if clocks.leading => clocks.start(id, seconds(ttl), now),
@@ -111,14 +119,16 @@ impl Lessor {
     /// # Errors
     /// [`NotLeading`].
     pub fn renew(&self, id: i64) -> Result<Option<i64>, NotLeading> {
-        let now = self.clock.now();
+        let now = self.now();
         let mut clocks = self.clocks.lock();
         if !clocks.leading {
             return Err(NotLeading);
         }
         let Some(lease) = clocks.leases.get_mut(&id).filter(|lease| lease.deadline > now) else { return Ok(None) };
         // The wheel is not touched: the lease is filed anew when its old place comes up.
-        lease.deadline = lease.deadline.max(now.saturating_add(lease.ttl));
+        if !planted(Mutant::RenewForgotten) {
+            lease.deadline = lease.deadline.max(now.saturating_add(lease.ttl));
+        }
         Ok(Some(lease.ttl.as_secs() as i64))
     }
 
@@ -127,7 +137,7 @@ impl Lessor {
     /// # Errors
     /// [`NotLeading`].
     pub fn remaining(&self, id: i64) -> Result<Option<Duration>, NotLeading> {
-        let now = self.clock.now();
+        let now = self.now();
         let clocks = self.clocks.lock();
         if !clocks.leading {
             return Err(NotLeading);
@@ -145,7 +155,7 @@ impl Lessor {
     /// Leases that have expired, not more than are looked at under one lock; `None` when none is left to look at now.
     /// Each comes up again after [`RETRY`] unless its revocation was applied.
     fn expired(&self) -> Option<Vec<i64>> {
-        let now = self.clock.now();
+        let now = self.now();
         let mut clocks = self.clocks.lock();
         let mut expired = Vec::new();
         for visit in 0..VISITS_MAX {

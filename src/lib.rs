@@ -23,7 +23,7 @@
 //! [`testing::Cluster`] starts several that do meet, and puts faults between them.
 //!
 //! The modules form a river: each uses only those below it ([`testing`], `server`, then [`rpc`] and [`http`], [`lessor`],
-//! [`compactor`] and [`corrupt`], [`raft`], [`watch`], [`state`], [`storage`], [`metrics`], [`tls`], [`clock`], [`config`], [`proto`]). The
+//! [`compactor`] and [`corrupt`], [`raft`], [`watch`], [`state`], [`storage`], [`metrics`], [`tls`], [`clock`], [`config`], [`proto`], [`mutants`]). The
 //! way of a Put: `rpc::kv` checks it, `raft::batch` joins it to a log entry, `storage::log` makes it durable, `raft::apply` gives
 //! it to [`state::Store`], whose events go to [`watch::Hub`]; then it is answered. ARCHITECTURE.md walks the rest.
 
@@ -36,6 +36,7 @@ pub mod corrupt;
 pub mod http;
 pub mod lessor;
 pub mod metrics;
+pub mod mutants;
 pub mod proto;
 pub mod raft;
 pub mod rpc;

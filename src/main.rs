@@ -82,6 +82,9 @@ fn serve(args: Vec<OsString>) -> ExitCode {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    if let Some(warning) = kelson::mutants::warning() {
+        tracing::error!("{warning}");
+    }
     warn_of_danger(&config);
     block_on(async {
         let ready = |endpoint: &str| {

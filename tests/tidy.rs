@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules, highest first. A module uses only modules below it.
-const ORDER: [&[&str]; 14] = [
+const ORDER: [&[&str]; 15] = [
     &["main"],
     &["testing"],
     &["server"],
@@ -20,6 +20,7 @@ const ORDER: [&[&str]; 14] = [
     &["clock"],
     &["config"],
     &["proto"],
+    &["mutants"],
 ];
 
 /// What would make two members that apply the same log differ, or make applying wait.

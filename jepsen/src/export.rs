@@ -27,7 +27,7 @@ pub fn edn(history: &History) -> anyhow::Result<String> {
     let told: Vec<Told> = match Kind::of(&history.plan.workload) {
         Some(Kind::Register) => registers(&history.ops),
         Some(Kind::Append) => lists(&history.ops),
-        Some(Kind::Wr) => history.ops.iter().filter_map(blind).collect(),
+        Some(Kind::Wr | Kind::Wide) => history.ops.iter().filter_map(blind).collect(),
         Some(Kind::Set) => sets(&history.ops),
         _ => anyhow::bail!("{}: Jepsen's checkers have no model of it", history.plan.workload),
     };

@@ -1,6 +1,6 @@
 //! The command line. Exit codes: 0 valid, 1 invalid, 2 inconclusive or interrupted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use jepsen::nemesis::schedule::{self, Kind as Nemesis};
 use jepsen::plan::Plan;
 use jepsen::report::{RunDir, Verdict};
 use jepsen::run::faults::Situation;
-use jepsen::run::{chaos, crash, faults, load, suite};
+use jepsen::run::{chaos, crash, faults, load, prove, suite};
 use jepsen::target::Template;
 use jepsen::workload::Kind;
 
@@ -86,6 +86,37 @@ enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Shows that the harness bites: targets with a known bug are found, good ones are valid under the same plans
+    #[command(after_help = PROVE_EXAMPLES)]
+    Prove {
+        /// Only cases whose names begin so
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// kelson with bugs to plant: cargo build --features mutants --target-dir target/mutants
+        #[arg(long)]
+        binary: Option<PathBuf>,
+        /// etcd 3.7.3, for the good cases of etcd and for reads and syncs that it is told to get wrong
+        #[arg(long)]
+        etcd: Option<PathBuf>,
+        /// etcd 3.5.0
+        #[arg(long = "etcd-3-5-0")]
+        etcd_3_5_0: Option<PathBuf>,
+        /// etcd 3.5.1
+        #[arg(long = "etcd-3-5-1")]
+        etcd_3_5_1: Option<PathBuf>,
+        /// Only the good targets
+        #[arg(long, conflicts_with = "bad")]
+        good: bool,
+        /// Only the bad targets
+        #[arg(long)]
+        bad: bool,
+        /// The directory of all runs instead of runs/…
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Print the cases and end
+        #[arg(long)]
+        list: bool,
+    },
     /// Runs a stored run's plan again, several times, and says how often it ends alike
     Replay {
         /// The run's directory
@@ -119,6 +150,16 @@ enum Command {
     /// What this machine can do, and what stands in where it cannot
     Doctor,
 }
+
+const PROVE_EXAMPLES: &str = "\
+Examples:
+  jepsen prove                                          Every mutant, and the same build with none
+  jepsen prove --only no-log-sync,vote                  Some of them
+  jepsen prove --bad --etcd PATH --etcd-3-5-0 PATH --etcd-3-5-1 PATH
+  jepsen prove --good --etcd ~/.cache/kelson-peers/etcd
+  jepsen prove --list
+
+Exit code: 0 when every bad target was found and every good one is valid, else 1; 2 when the harness failed.";
 
 #[derive(Args)]
 struct RunArgs {
@@ -161,6 +202,15 @@ struct RunArgs {
     /// Watches, where the workload has some
     #[arg(long, default_value_t = 50)]
     readers: usize,
+    /// Milliseconds after which a client gives a request up
+    #[arg(long, default_value_t = load::DEADLINE.as_millis() as u64)]
+    deadline_ms: u64,
+    /// Send reads as serializable ones and judge them as linearizable: everybody must come out invalid
+    #[arg(long)]
+    serializable_reads: bool,
+    /// A variable for the server, NAME=VALUE; may be repeated
+    #[arg(long, value_parser = variable)]
+    env: Vec<(String, String)>,
     /// The run's directory instead of runs/…; with several workloads, one below it for each
     #[arg(long)]
     out: Option<PathBuf>,
@@ -169,8 +219,14 @@ struct RunArgs {
 impl RunArgs {
     fn template(&self) -> std::io::Result<Template> {
         let target = self.binary.as_ref().map_or(self.target.clone(), |binary| binary.display().to_string());
-        Template::new(&target, self.arguments.clone())
+        let template = Template::new(&target, self.arguments.clone())?;
+        Ok(Template { environment: self.env.clone(), ..template })
     }
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// Starts this program again in a network namespace of its own, unless it is in one, or this machine has none: then
@@ -271,6 +327,8 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
             clients: args.clients,
             rate: args.rate,
             readers: args.readers,
+            deadline: Duration::from_millis(args.deadline_ms),
+            serializable: args.serializable_reads,
             nemeses: Vec::new(),
             kinds: Vec::new(),
             arguments: std::env::args().skip(1).collect(),
@@ -279,7 +337,7 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
         let verdict = if let Some(members) = args.members {
             let template = args.template()?;
             let (kinds, directories) = (nemeses(&args.nemesis, args.seed)?, args.dirs.rules());
-            chaos::run(chaos::Options { template, members, kinds, directories, load: options }).await?
+            chaos::run(chaos::Options { template, members, kinds, steps: None, directories, load: options }).await?
         } else if args.endpoints.is_empty() {
             let template = args.template()?;
             let data = tempfile::Builder::new().prefix("jepsen-").tempdir()?;
@@ -441,6 +499,18 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
             let template = Template::new(&target_of, target.arguments)?;
             let (directories, possible) = (dirs.rules(), possible());
             suite::run(suite::Options { suite, template, seed, directories, possible, out }).await
+        }
+        Command::Prove { only, binary, etcd, etcd_3_5_0, etcd_3_5_1, good, bad, out, list } => {
+            let mutants = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/mutants/debug/kelson");
+            let binary = binary.unwrap_or_else(mutants);
+            let good = if good || bad { Some(good) } else { None };
+            let options = prove::Options { only, binary, etcd, etcd_3_5_0, etcd_3_5_1, good, out };
+            if list {
+                options.cases().iter().for_each(|case| println!("{case}"));
+                return Ok(Verdict::Valid);
+            }
+            move_into_namespace()?;
+            prove::run(options).await
         }
         Command::Replay { dir, times } => replay(&dir, times).await,
         Command::Check { dir } => check_again(&dir),

@@ -33,6 +33,8 @@ pub struct Template {
     pub arguments: Vec<String>,
     /// The port for clients; peers get the next one.
     pub port: u16,
+    /// Variables that every start has.
+    pub environment: Vec<(String, String)>,
 }
 
 /// One member's part of the command line.
@@ -81,7 +83,7 @@ impl Template {
         };
         let binary = std::fs::canonicalize(&binary)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", binary.display())))?;
-        Ok(Self { binary, arguments, port: free_ports()? })
+        Ok(Self { binary, arguments, port: free_ports()?, environment: Vec::new() })
     }
 
     /// Where clients connect.
@@ -113,7 +115,8 @@ impl Template {
         }
         words.push(self.binary.clone().into());
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).envs(launch.environment.iter().map(|(name, value)| (name, value)));
+        command.args(&words[1..]).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.envs(launch.environment.iter().map(|(name, value)| (name, value)));
         command.args(["--name", &launch.name, "--data-dir"]).arg(data_dir);
         let (client, peer) = match &launch.listen_urls {
             Some((client, peer)) => (client, peer),

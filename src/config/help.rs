@@ -3,6 +3,7 @@
 use super::flag::{Flag, Honour};
 use super::gates::GATES;
 use super::{ETCD_VERSION, flags};
+use crate::mutants;
 
 const WIDTH: usize = 100;
 
@@ -43,8 +44,9 @@ pub fn text() -> String {
 
 /// The four lines of `etcd --version`, which scripts take apart, with what stands behind the compatibility.
 pub fn version() -> String {
+    let warning = mutants::warning().map(|warning| format!("{warning}\n")).unwrap_or_default();
     format!(
-        "etcd Version: {ETCD_VERSION}\nGit SHA: kelson-{}\nGo Version: none (Rust)\nGo OS/Arch: {}/{}\n",
+        "etcd Version: {ETCD_VERSION}\nGit SHA: kelson-{}\nGo Version: none (Rust)\nGo OS/Arch: {}/{}\n{warning}",
         env!("CARGO_PKG_VERSION"),
         std::env::consts::OS,
         go_arch(std::env::consts::ARCH),

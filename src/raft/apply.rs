@@ -18,6 +18,7 @@ use super::checkpoint::{Checkpoint, Loaded};
 use super::meter::Meter;
 use super::snapshot::{Held, SnapshotBuilder, SnapshotFile, Snapshots};
 use super::types::{LogId, Proposal, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::mutants::{Mutant, planted};
 use crate::state::{Applied, Command, LeaseChange, Store};
 use crate::storage::log::INDEX_MAX;
 use crate::watch::Hub;
@@ -203,7 +204,7 @@ impl Shared {
     fn apply_proposal(&self, mark: &mut Mark, index: u64, proposal: &Proposal) -> io::Result<()> {
         let mut meter = self.meter.entry();
         let (origin, sequence, batch) = proposal.parts();
-        if !mark.is_news(origin, sequence, index) {
+        if !mark.is_news(origin, sequence, index) && !planted(Mutant::BatchTwice) {
             tracing::debug!(origin, sequence, index, "a batch that was sent twice is passed over");
             return Ok(());
         }

@@ -25,6 +25,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch as channel};
 
 use super::apply::{Mark, Shared};
+use crate::mutants::{Mutant, planted};
 use crate::proto::Record;
 use crate::state::meta::Meta;
 use crate::state::{ChangeKind, Revision, Store, View};
@@ -407,10 +408,17 @@ impl Writer {
             }
         }
         self.pages.put_into(&mut self.batch);
-        self.batch.put(&engine::meta_key(MARK_KEY), &goal.mark.encode());
+        if !planted(Mutant::MarkApart) {
+            self.batch.put(&engine::meta_key(MARK_KEY), &goal.mark.encode());
+        }
         self.batch.put(&engine::meta_key(META_KEY), &goal.meta.encode());
         engine.write(&self.batch)?;
         engine.flush()?;
+        if planted(Mutant::MarkApart) {
+            self.batch.clear();
+            self.batch.put(&engine::meta_key(MARK_KEY), &goal.mark.encode());
+            engine.write(&self.batch)?;
+        }
         engine.relieve()?;
         self.rebuild = false;
         self.dropped.clear();

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::types::{Entry, LogId, Membership, Payload, Proposal, TypeConfig, Vote, log_id};
+use crate::mutants::{Mutant, planted};
 use crate::storage::log::{Done, Log, LogEntry, Recovered};
 
 /// What an entry holds; on disk, never reuse a number.
@@ -124,6 +125,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         // Before it is durable: a peer that asks for it in between must not be told an older one, for openraft sends the
         // vote on its way when this returns.
         self.shared.lock().vote = Some(*vote);
+        if planted(Mutant::VoteNotKept) {
+            return Ok(());
+        }
         self.durable(|done| self.log.save_vote(bytes, done)).await
     }
 
@@ -154,6 +158,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 let never_there = encode(&None::<LogId>)?;
                 self.log.purge(first.index - 1, never_there, Box::new(|_| ()));
             }
+        }
+        if planted(Mutant::AckBeforeSync) {
+            self.log.append(entries, Box::new(|_| ()));
+            callback.io_completed(Ok(()));
+            return Ok(());
         }
         self.log.append(entries, Box::new(move |result| callback.io_completed(result)));
         Ok(())

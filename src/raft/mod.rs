@@ -38,6 +38,7 @@ pub use error::Error;
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use crate::mutants::{self, Mutant, planted};
 use crate::proto::etcdserverpb as pb;
 use crate::state::{Applied, Command, Store};
 use crate::storage::log::Log;
@@ -453,6 +454,7 @@ impl Node {
     fn has_quorum(&self) -> bool {
         let acknowledged = self.raft.data_metrics().borrow_watched().last_quorum_acked;
         self.shared.sole_voter.load(Ordering::Acquire)
+            || planted(Mutant::ReadIndexUnconfirmed)
             || acknowledged.is_some_and(|at| at.elapsed() < self.leader_deadline())
     }
 
@@ -549,7 +551,8 @@ impl Node {
     /// # Errors
     /// [`Error::Timeout`] without a leader that can prove to be one; [`Error::TooManyRequests`]; [`Error::Stopped`].
     pub async fn read_barrier(&self) -> Result<(), Error> {
-        if self.shared.sole_voter.load(Ordering::Acquire) && self.is_leader() {
+        let is_alone = self.shared.sole_voter.load(Ordering::Acquire) && self.is_leader();
+        if is_alone || planted(Mutant::ReadWithoutIndex) {
             return Ok(());
         }
         let started = self.meter().clock.now();
@@ -715,6 +718,7 @@ impl Node {
     async fn snapshot_if_due(&self, started_at: &mut u64) {
         let sizes = self.store().sizes();
         let enough = self.options.snapshot_bytes_min.max(sizes.live_bytes + sizes.history_bytes);
+        let enough = mutants::snapshot_log_bytes().unwrap_or(enough);
         let kept = self.snapshots.current().and_then(|held| held.meta.last_log_id).map_or(0, |id| id.index);
         let surplus = self.log.least_with_behind(enough).min(kept);
         if kept > 0
@@ -764,7 +768,7 @@ fn raft_config(options: &Options, cluster_id: u64) -> openraft::Config {
         broadcast_submitted_on_append: Some(true),
         // … so that they may hold what a leader that was killed has lost. Were it to lead on in the same term when it is
         // back, it would give another entry the same term and index, and nobody would see that they differ.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(planted(Mutant::LeaderRestored)),
         max_payload_entries: ENTRIES_PER_REQUEST_MAX,
         backoff: BACKOFF.to_owned(),
         // Whoever is behind gets the log for as long as there is one, however far it is behind.

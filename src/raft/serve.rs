@@ -9,6 +9,8 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use openraft::raft::AppendEntriesRequest;
 use openraft::storage::Snapshot;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::error::Error;
 use super::membership::{self, from_wire};
@@ -16,7 +18,11 @@ use super::peers::GROUP;
 use super::types::{Proposal, TypeConfig};
 use super::wire::{self, Malformed};
 use super::{Leadership, Node};
+use crate::mutants::{Mutant, planted};
 use crate::proto::peer;
+
+/// Receipts that a planted bug gives before their entries are in the log.
+const RECEIPTS_MAX: usize = 64;
 
 /// Why a peer is not listened to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,7 +90,7 @@ impl Node {
         if envelope.to != self.identity.member_id {
             return Err(Refused::Member { found: self.identity.member_id, wanted: envelope.to });
         }
-        if self.is_removed(envelope.from) {
+        if self.is_removed(envelope.from) && !planted(Mutant::RemovedReturns) {
             return Err(Refused::Removed);
         }
         Ok(())
@@ -107,6 +113,25 @@ impl Node {
             std::future::ready(request.is_ok())
         });
         let requests = Box::pin(requests.filter_map(|request| std::future::ready(request.ok())));
+        if planted(Mutant::AckOnReceipt) {
+            let (receipts, receipt) = mpsc::channel(RECEIPTS_MAX);
+            let requests = requests.inspect(move |request| {
+                if let Some(last) = request.entries.last() {
+                    // One that finds no room is given with the next one.
+                    receipts.try_send(last.log_id).ok();
+                }
+            });
+            let early = ReceiverStream::new(receipt).map(|last| Ok(wire::appended(Ok(Some(last)))));
+            let late = self.follow_all(Box::pin(requests)).filter(|_| std::future::ready(false));
+            return futures_util::stream::select(early, late).boxed();
+        }
+        self.follow_all(requests)
+    }
+
+    fn follow_all(
+        &self,
+        requests: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    ) -> BoxStream<'static, Result<peer::AppendResponse, Error>> {
         let (heard, clock) = (self.heard_ms.clone(), self.meter().clock.clone());
         let raft = self.raft.clone();
         // The stream borrows nothing of Raft's handle, but its type says so.

@@ -18,6 +18,7 @@ use super::apply::{Mark, Shared};
 use super::checkpoint::{Checkpoint, Loaded};
 use super::types::TypeConfig;
 use crate::config::ETCD_CLUSTER_VERSION;
+use crate::mutants::{Mutant, planted};
 use crate::proto::{Record, leasepb};
 use crate::state::meta::Meta;
 use crate::state::{Revision, Store, View};
@@ -45,7 +46,11 @@ impl Image {
     /// Of the state as it is now.
     pub fn of(shared: &Shared) -> Self {
         let mark = shared.mark.lock();
-        Self { mark: mark.clone(), meta: shared.store.meta(), view: shared.store.view() }
+        let mut meta = shared.store.meta();
+        if planted(Mutant::SnapshotWithoutLeases) {
+            meta.leases.clear();
+        }
+        Self { mark: mark.clone(), meta, view: shared.store.view() }
     }
 
     /// Writes the file; it appears under its name when it is whole and durable.

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use super::quota::{self, Quota};
 use super::{Error, Limits, check, header};
 use crate::metrics::Op as Kind;
+use crate::mutants::{Mutant, planted};
 use crate::proto::etcdserverpb as pb;
 use crate::raft::{self, Node};
 use crate::state::{Applied, Command, Response as Answer, View};
@@ -66,7 +67,7 @@ impl Kv {
         meter.metrics.server.range_duration_seconds.observe(Kind::Range, answer.is_ok(), meter.since(started));
         meter.metrics.mvcc.range.inc();
         let mut response = answer?;
-        response.header = header::at(&self.node, view.revision());
+        response.header = header::at(&self.node, view.revision() - i64::from(planted(Mutant::HeaderOffByOne)));
         Ok(response)
     }
 
@@ -114,9 +115,15 @@ impl Kv {
     ///
     /// # Errors
     /// [`check::txn`]; the quota; the store's refusal; the proposal's fate.
-    pub async fn txn(&self, request: pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
+    pub async fn txn(&self, mut request: pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
         self.quota.admit(quota::txn_cost(&request)).await?;
         check::txn(&request, &self.limits)?;
+        if planted(Mutant::CompareBeforePropose) {
+            let asked = pb::TxnRequest { compare: std::mem::take(&mut request.compare), ..Default::default() };
+            if !self.view(false).await?.txn(&asked)?.succeeded {
+                request.compare = vec![never()];
+            }
+        }
         let (revision, mut response) = if let Some(serializable) = reads_only(&request) {
             let view = self.view(serializable).await?;
             let response = view.txn(&request)?;
@@ -153,6 +160,13 @@ impl Kv {
         }
         Ok(self.node.store().view())
     }
+}
+
+/// A comparison that never holds: no version is negative.
+fn never() -> pb::Compare {
+    use pb::compare::{CompareResult, CompareTarget, TargetUnion};
+    let (result, target) = (CompareResult::Less.into(), CompareTarget::Version.into());
+    pb::Compare { result, target, target_union: Some(TargetUnion::Version(0)), ..Default::default() }
 }
 
 /// Whether answering takes long enough to be felt by other calls.

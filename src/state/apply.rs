@@ -7,6 +7,7 @@ use super::error::Error;
 use super::key_index::{KeyRange, NEWEST};
 use super::store::{Shared, Store};
 use super::txn;
+use crate::mutants::{Mutant, planted};
 use crate::proto::etcdserverpb as pb;
 use pb::AlarmType;
 
@@ -157,7 +158,8 @@ impl Store {
         };
         let deletions = keys.as_ref().map_or(0, Vec::len) as u64;
         let (applied, mut effects) = self.write(Refusal { no_space: false }, deletions, |draft| {
-            for key in keys.as_ref().ok_or(Error::LeaseNotFound)? {
+            let left = usize::from(planted(Mutant::LeaseLeavesKey));
+            for key in keys.as_ref().ok_or(Error::LeaseNotFound)?.iter().skip(left) {
                 draft.delete(KeyRange::One(key));
             }
             Ok(Response::LeaseRevoke)

@@ -3,6 +3,7 @@
 use super::event::Revision;
 use super::key_index::Garbage;
 use super::store::Store;
+use crate::mutants::{Mutant, planted};
 
 /// What one slice of physical compaction did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,7 +45,8 @@ impl Store {
         let mut garbage = Garbage::default();
         let mut shared = self.shared.write();
         // A watcher may start at the mark itself, so the batch there stays.
-        let before = shared.compact_revision.min(up_to.saturating_add(1));
+        let first_kept = shared.compact_revision + i64::from(planted(Mutant::CompactionAtMark));
+        let before = first_kept.min(up_to.saturating_add(1));
         let batches = shared.history.drop_before(before, keys_max.max(1));
         let mark = shared.compact_revision;
         let target = mark.min(up_to);

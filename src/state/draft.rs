@@ -10,6 +10,7 @@ use super::event::{Change, ChangeKind, EventBatch, Revision, SharedBatch};
 use super::key_index::{KeyIndex, KeyRange, NEWEST, Version};
 use super::lease::{LeaseMove, Leases};
 use super::range::Reader;
+use crate::mutants::{Mutant, planted};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::{Put, Record};
 
@@ -139,6 +140,9 @@ impl<'a> Draft<'a> {
                 put.value = if request.ignore_value { &old.as_bytes()[fields.value.clone()] } else { put.value };
                 put.lease = if request.ignore_lease { fields.lease } else { put.lease };
                 leases = (fields.lease, put.lease);
+            } else if planted(Mutant::VersionGoesOn) {
+                let deleted = entry.and_then(|entry| entry.versions().find(|version| !version.is_tombstone()));
+                put.version += deleted.map_or(0, |version| version.record().version());
             }
             record = Record::put(put);
             Version::new(record.clone(), revision, false)

@@ -2,6 +2,7 @@
 
 use super::event::Revision;
 use super::key_index::{Entry, FETCH, KeyIndex, Version, fetch};
+use crate::mutants::{Mutant, planted};
 use crate::proto::Record;
 
 /// CRC-32C over `key` and then, in revision order, each kept revision up to `at`: its key in etcd's bucket and its
@@ -14,7 +15,7 @@ pub fn hash_kv(index: &KeyIndex, compact_revision: i64, at: i64) -> u32 {
         for version in entry.versions() {
             let (revision, tombstone) = (version.revision(), version.is_tombstone());
             let is_kept = revision.main > compact_revision || (Some(revision) == current && !tombstone);
-            if revision.main <= at && is_kept {
+            if (revision.main <= at || planted(Mutant::HashOfLater)) && is_kept {
                 versions.push((revision, tombstone, version.record()));
             }
         }

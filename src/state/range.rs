@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 
 use super::error::Error;
 use super::key_index::{KeyIndex, KeyRange, NEWEST};
+use crate::mutants::{Mutant, planted};
 use crate::proto::Record;
 use crate::proto::etcdserverpb as pb;
 use pb::range_request::{SortOrder, SortTarget};
@@ -31,7 +32,7 @@ impl Reader<'_> {
             ..=0 => Ok(NEWEST),
             revision if revision > self.revision => Err(Error::FutureRevision),
             revision if revision < self.compact_revision => Err(Error::Compacted),
-            revision if revision == self.revision => Ok(NEWEST),
+            revision if revision == self.revision || planted(Mutant::PageMoves) => Ok(NEWEST),
             revision => Ok(revision),
         }
     }

@@ -11,6 +11,7 @@ use super::group::Standing;
 use super::hub::Hub;
 use super::watch_set::WatchSet;
 use super::{CompactedAt, SLICE_REVISIONS_MAX};
+use crate::mutants::{Mutant, planted};
 use crate::proto::mvccpb::Event;
 use crate::state::EventBatch;
 
@@ -103,6 +104,9 @@ impl CatchUp {
             }
             changes += slice.changes;
             watcher.next = slice.to + 1;
+            if planted(Mutant::DuplicateEvent) && watcher.progress_from == slice.from && slice.from < slice.to {
+                watcher.next = slice.to;
+            }
         }
         let revision = slice.up_to;
         let standing =
@@ -140,6 +144,7 @@ impl CatchUp {
         } else {
             hub.history
                 .history(from - 1, up_to, SLICE_REVISIONS_MAX, hub.options.slice_bytes_max)
+                .or_else(|mark| if planted(Mutant::SlowSkips) { Ok(Vec::new()) } else { Err(mark) })
                 .map_err(|mark| (id, mark))?
         };
         let to = batches.last().map_or(up_to, |last| last.revision);

@@ -12,8 +12,11 @@ use super::catch_up::CatchUp;
 use super::group::{Inbox, Taken};
 use super::hub::Hub;
 use super::watch_set::WatchSet;
+use crate::mutants::{Mutant, planted};
 use crate::proto::mvccpb::Event;
 
+/// Revisions that a planted bug sends again.
+const REPLAYED: i64 = 20;
 /// Watchers looked at in one step when none has anything to send.
 const WATCHERS_PER_STEP: usize = 64;
 
@@ -104,6 +107,9 @@ impl Tip {
             }
             if watcher.next <= visit.taken.base {
                 watcher.synced = false;
+                if planted(Mutant::InstallReplays) {
+                    watcher.next = (watcher.next - REPLAYED).max(1);
+                }
                 catch_up.push(watcher.id, watcher.serial);
                 fallen += 1;
                 continue;

@@ -3,6 +3,7 @@
 use prost::Message;
 
 use super::group::Entry;
+use crate::mutants::{Mutant, planted};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::watch_create_request::FilterType;
 use crate::proto::mvccpb::Event;
@@ -86,12 +87,14 @@ impl Watcher {
 
     fn event(&self, change: &Change, previous_kept: bool) -> Option<Event> {
         let kind = match change.kind {
-            ChangeKind::Put if self.no_put => return None,
-            ChangeKind::Delete if self.no_delete => return None,
+            ChangeKind::Put if self.no_put && !planted(Mutant::FilterForgotten) => return None,
+            ChangeKind::Delete if self.no_delete && !planted(Mutant::FilterForgotten) => return None,
             ChangeKind::Put => EventType::Put,
             ChangeKind::Delete => EventType::Delete,
         };
-        let prev_kv = if self.prev_kv && previous_kept { change.previous.clone() } else { None };
+        let previous = change.previous.as_ref().filter(|_| self.prev_kv && previous_kept);
+        let prev_kv =
+            previous.map(|previous| if planted(Mutant::WrongPrev) { &change.record } else { previous }).cloned();
         Some(Event { r#type: kind.into(), kv: Some(change.record.clone()), prev_kv })
     }
 

@@ -25,7 +25,7 @@ pub fn judge(history: &History) -> Vec<Finding> {
     match Kind::of(&history.plan.workload) {
         Some(Kind::Register) => findings.push(search::check(ops)),
         Some(Kind::Append) => findings.push(append::check(&append::lift(ops))),
-        Some(Kind::Wr) => findings.push(wr::check(ops, crate::workload::wr::PREFIX)),
+        Some(Kind::Wr | Kind::Wide) => findings.push(wr::check(ops, crate::workload::wr::PREFIX)),
         Some(Kind::Set) => findings.push(set::check(ops)),
         Some(Kind::Bank) => findings.push(totals::bank(ops, &log)),
         Some(Kind::Counter) => findings.push(totals::counter(ops)),

@@ -57,12 +57,31 @@ impl Life<'_> {
 pub fn check(ops: &[Op], log: &Log, faults: &[Fault]) -> Finding {
     let mut store = Store::new(log.base);
     log.entries.values().for_each(|entry| store.commit(entry.rev, &entry.events));
-    let mut run = Run { finding: Finding::new("lease"), lives: lives(ops), ops, log, store, faults };
+    let faults = [faults, &unrest(ops)].concat();
+    let mut run = Run { finding: Finding::new("lease"), lives: lives(ops), ops, log, store, faults: &faults };
     run.check_ends();
     run.check_remains();
     run.check_revokes();
     run.check_answers();
     run.finding
+}
+
+/// Times in which a member knew no leader, or another one than before, whatever the reason (a busy machine is one): as in
+/// a fault, leases may have been given their whole TTL again.
+fn unrest(ops: &[Op]) -> Vec<Fault> {
+    let mut last: HashMap<u32, (&Op, bool, (u64, &str))> = HashMap::new();
+    let mut times = Vec::new();
+    for op in ops.iter().filter(|op| matches!(op.request, Request::Status)) {
+        let Some(member) = op.reply().and_then(|reply| reply.member.as_deref()) else { continue };
+        let (is_led, leader) = (member.leader != "0", (member.term, member.leader.as_str()));
+        if let Some((before, was_led, old)) = last.insert(op.node, (op, is_led, leader))
+            && !(was_led && is_led && old == leader)
+        {
+            let (name, nodes) = ("no leader".to_owned(), vec![op.node]);
+            times.push(Fault { name, nodes, start: before.start, end: op.end, evidence: String::new(), effect: 0 });
+        }
+    }
+    times
 }
 
 fn lives(ops: &[Op]) -> BTreeMap<i64, Life<'_>> {

@@ -86,6 +86,14 @@ fn member(op: &Op) -> Option<&Member> {
     op.reply().and_then(|reply| reply.member.as_deref())
 }
 
+/// Whether two members gave different hashes of one revision under one compaction: they will not agree any more.
+pub fn hashes_never_equal(round: &[Op]) -> bool {
+    let mut known: BTreeMap<(i64, i64), u32> = BTreeMap::new();
+    let differs =
+        |one: &Member| *known.entry((one.hash_revision, one.compact_revision)).or_insert(one.hash) != one.hash;
+    round.iter().filter_map(member).any(differs)
+}
+
 /// Whether this many members gave the same hash of the same revision under the same compaction.
 pub fn equal_hashes(round: &[Op], members: usize) -> bool {
     let hashes: Vec<_> = round.iter().filter_map(member).collect();

@@ -7,7 +7,7 @@ use crate::history::files::Fault;
 use crate::history::op::{Member, Op, Reply, Request};
 
 /// Faults that end a member's life: afterwards it may have applied less, and show older revisions until it caught up.
-const ENDS: [&str; 7] = ["kill", "power", "rolling", "disk-full", "sync-error", "member", "broken"];
+const ENDS: [&str; 8] = ["kill", "power", "rolling", "disk-full", "sync-error", "member", "ghost", "broken"];
 
 /// Judges all answers to questions for status and hash.
 pub fn check(ops: &[Op], faults: &[Fault]) -> Finding {
@@ -50,7 +50,7 @@ pub fn check(ops: &[Op], faults: &[Fault]) -> Finding {
                 hit && fault.start <= op.end && fault.end >= earlier.start
             });
             let wiped = faults.iter().any(|fault| {
-                fault.name == "member"
+                matches!(fault.name.as_str(), "member" | "ghost")
                     && fault.nodes.contains(&op.node)
                     && fault.start <= op.end
                     && fault.end >= earlier.start

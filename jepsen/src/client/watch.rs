@@ -20,8 +20,9 @@ pub struct Watcher {
 }
 
 impl Client {
-    /// Opens a watch; the deadline holds until the server accepts the stream.
-    pub async fn watch(&self, watch: &Watch) -> Result<Watcher, Error> {
+    /// Opens a watch; the deadline holds until the server accepts the stream. `asks` for progress in the same breath, when
+    /// the server cannot have shown anything yet.
+    pub async fn watch(&self, watch: &Watch, asks: bool) -> Result<Watcher, Error> {
         use pb::watch_create_request::FilterType;
         let filters = [(watch.no_put, FilterType::Noput), (watch.no_delete, FilterType::Nodelete)];
         let create = pb::WatchCreateRequest {
@@ -37,6 +38,9 @@ impl Client {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let request = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
         requests.try_send(request).map_err(|_| Error::Contract("a fresh channel was full".into()))?;
+        if asks {
+            requests.try_send(progress_request()).map_err(|_| Error::Contract("a fresh channel was full".into()))?;
+        }
         let mut client = WatchClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
         let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
         let answers = self.within(client.watch(stream)).await?.into_inner();
@@ -67,8 +71,12 @@ impl Watcher {
 
     /// Asks how far the stream is. The server may drop the question; one that finds the queue full is not sent.
     pub fn ask_progress(&self) {
-        let ask = pb::watch_request::RequestUnion::ProgressRequest(pb::WatchProgressRequest {});
         // A full queue holds such a question already; a closed one shows when the stream is read.
-        drop(self.requests.try_send(pb::WatchRequest { request_union: Some(ask) }));
+        drop(self.requests.try_send(progress_request()));
     }
+}
+
+fn progress_request() -> pb::WatchRequest {
+    let ask = pb::watch_request::RequestUnion::ProgressRequest(pb::WatchProgressRequest {});
+    pb::WatchRequest { request_union: Some(ask) }
 }

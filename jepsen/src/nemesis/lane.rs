@@ -96,8 +96,8 @@ impl Lane {
         let outcome = match step.kind {
             Kind::Kill | Kind::Rolling | Kind::Pause | Kind::PowerCut | Kind::Clock => fault.of_process().await,
             Kind::DiskFull | Kind::SyncError | Kind::SlowSync => fault.of_disk().await,
-            Kind::Member => fault.of_membership().await,
-            Kind::Partition | Kind::Loss | Kind::Slow => fault.of_network().await,
+            Kind::Member | Kind::Ghost => fault.of_membership().await,
+            Kind::Partition | Kind::Isolate | Kind::Loss | Kind::Slow => fault.of_network().await,
             Kind::MoveLeader | Kind::Compact | Kind::Defrag | Kind::Snapshot => {
                 match fault.of_operator().await {
                     Ok(outcome) => windows.close_with(number, outcome.evidence, outcome.effect),

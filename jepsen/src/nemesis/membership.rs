@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::lane::{Fault, Outcome};
+use super::schedule::Kind;
 use crate::client::Client;
 
 /// A change of members may take so long, with retries after answers that leave it open.
 const CHANGE_MAX: Duration = Duration::from_secs(30);
 /// One request of it.
 const DEADLINE: Duration = Duration::from_secs(4);
+/// A member that was removed while it was away learns of it within this, and ends.
+const GHOST_MAX: Duration = Duration::from_secs(20);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -25,6 +28,10 @@ impl Fault<'_> {
         let Some(old) = id_of(&client, &url).await? else { anyhow::bail!("it is no member") };
         // A removed member ends by itself: no surprise.
         self.cluster.may_end(member, true);
+        let is_ghost = self.step.kind == Kind::Ghost;
+        if is_ghost {
+            self.cluster.kill(member)?;
+        }
         let patience = Patience::new();
         // An answer that got lost may have been a yes.
         while client.remove_member(old).await.is_err() && !id_of(&client, &url).await.is_ok_and(|id| id.is_none()) {
@@ -35,6 +42,9 @@ impl Fault<'_> {
         }
         // From here on it must come back, whatever it takes.
         self.hold().await;
+        if is_ghost {
+            self.haunt(member).await?;
+        }
         self.cluster.wipe(member)?;
         let patience = Patience::new();
         let new = loop {
@@ -65,6 +75,18 @@ impl Fault<'_> {
             if answered { "" } else { ", does not answer" }
         );
         Ok(Outcome { evidence, effect: 1 })
+    }
+}
+
+impl Fault<'_> {
+    /// A removed member is started on what it had: it is told, and ends.
+    async fn haunt(&self, member: u32) -> anyhow::Result<()> {
+        self.cluster.start(member)?;
+        if self.cluster.wait_end(member, GHOST_MAX).await?.is_none() {
+            let text = format!("removed, it still runs {GHOST_MAX:?} after its start: {}", self.cluster.tail(member));
+            self.windows.broken("removed and back", member, text);
+        }
+        Ok(())
     }
 }
 

@@ -49,7 +49,7 @@ impl Fault<'_> {
     }
 
     async fn partition(&mut self, members: &[u32]) -> anyhow::Result<Outcome> {
-        let shape = *self.rng.pick(&SHAPES);
+        let shape = if self.step.kind == Kind::Isolate { "peers-only" } else { *self.rng.pick(&SHAPES) };
         let leader = members.first().copied().unwrap_or(0);
         let pairs = shape_of(shape, self.cluster.size(), leader, &mut self.rng);
         let hit: std::collections::BTreeSet<u32> =

@@ -45,6 +45,10 @@ pub enum Kind {
     Defrag,
     /// A snapshot is read.
     Snapshot,
+    /// A member is cut off from its peers; clients still reach it.
+    Isolate,
+    /// A member is removed while it is down, and started again on what it had, before it is wiped and added again.
+    Ghost,
 }
 
 /// Which of them exclude each other.
@@ -92,7 +96,7 @@ pub struct Step {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Kill,
         Self::Rolling,
         Self::Pause,
@@ -109,6 +113,8 @@ impl Kind {
         Self::Compact,
         Self::Defrag,
         Self::Snapshot,
+        Self::Isolate,
+        Self::Ghost,
     ];
 
     /// Its name on the command line and in reports.
@@ -123,7 +129,9 @@ impl Kind {
             Self::SlowSync => "slow-sync",
             Self::Clock => "clock",
             Self::Member => "member",
+            Self::Ghost => "ghost",
             Self::Partition => "partition",
+            Self::Isolate => "isolate",
             Self::Loss => "loss",
             Self::Slow => "slow",
             Self::MoveLeader => "move-leader",
@@ -146,7 +154,7 @@ impl Kind {
     /// The lane it runs in.
     pub fn lane(self) -> LaneOf {
         match self {
-            Self::Partition | Self::Loss | Self::Slow => LaneOf::Network,
+            Self::Partition | Self::Isolate | Self::Loss | Self::Slow => LaneOf::Network,
             Self::MoveLeader | Self::Compact | Self::Defrag | Self::Snapshot => LaneOf::Operators,
             _ => LaneOf::Processes,
         }
@@ -164,7 +172,9 @@ impl Kind {
             Self::SlowSync => (&[Leader, Follower, Minority, All], (2000, 6000)),
             Self::Clock => (&[Leader, Follower, Minority, All], (3000, 9000)),
             Self::Member => (&[Leader, Follower, Follower], (0, 2000)),
+            Self::Ghost => (&[Follower], (0, 2000)),
             Self::Partition => (&[Leader, Minority, Majority], (1500, 9000)),
+            Self::Isolate => (&[Leader, Leader, Follower], (1500, 6000)),
             Self::Loss | Self::Slow => (&[Leader, Follower, All], (2000, 8000)),
             Self::MoveLeader | Self::Compact | Self::Defrag | Self::Snapshot => (&[Leader, Follower], (0, 0)),
         };
@@ -216,8 +226,8 @@ mod tests {
         let all = |seed| steps(&Kind::ALL, LaneOf::Processes, seed, time);
         assert_eq!(all(1), all(1));
         assert_ne!(all(1), all(2));
-        let first: std::collections::BTreeSet<Kind> = all(1).iter().take(9).map(|step| step.kind).collect();
-        assert_eq!(first.len(), 9);
+        let first: std::collections::BTreeSet<Kind> = all(1).iter().take(10).map(|step| step.kind).collect();
+        assert_eq!(first.len(), 10);
     }
 
     #[test]

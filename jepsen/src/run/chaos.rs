@@ -29,6 +29,8 @@ pub struct Options {
     pub members: u32,
     /// What is broken.
     pub kinds: Vec<Kind>,
+    /// Instead of a schedule that the seed chooses: these steps.
+    pub steps: Option<Vec<Step>>,
     /// Directory rules of chaosfs, where it is needed.
     pub directories: Directories,
     /// The load. Its endpoints, nemeses and directory are set here.
@@ -52,6 +54,7 @@ impl Options {
             ("--clients", load.clients.to_string()),
             ("--rate", load.rate.to_string()),
             ("--readers", load.readers.to_string()),
+            ("--deadline-ms", load.deadline.as_millis().to_string()),
             ("--dirs", rules.into()),
             ("--binary", self.template.binary.display().to_string()),
         ];
@@ -61,6 +64,10 @@ impl Options {
             words.extend(["--nemesis".to_owned(), kinds]);
         }
         words.extend(self.template.arguments.iter().map(|argument| format!("--etcd-args={argument}")));
+        words.extend(self.template.environment.iter().map(|(name, value)| format!("--env={name}={value}")));
+        if load.serializable {
+            words.push("--serializable-reads".into());
+        }
         words
     }
 }
@@ -68,13 +75,16 @@ impl Options {
 /// Starts a cluster, runs the workload, breaks, mends, judges.
 pub async fn run(options: Options) -> anyhow::Result<Verdict> {
     let arguments = options.arguments();
-    let Options { template, members, kinds, directories, mut load } = options;
+    let Options { template, members, kinds, steps: fixed, directories, mut load } = options;
     load.arguments = arguments;
     let name = format!("{}-{members}", load.kind.name());
     let dir = RunDir::create(load.out.as_deref(), &name, load.seed)?;
     let lanes = [LaneOf::Processes, LaneOf::Network, LaneOf::Operators];
-    let schedule: Vec<(LaneOf, Vec<Step>)> =
-        lanes.into_iter().map(|lane| (lane, steps(&kinds, lane, load.seed, load.time))).collect();
+    let of_lane = |lane| match &fixed {
+        Some(steps) => steps.iter().filter(|step| step.kind.lane() == lane).cloned().collect(),
+        None => steps(&kinds, lane, load.seed, load.time),
+    };
+    let schedule: Vec<(LaneOf, Vec<Step>)> = lanes.into_iter().map(|lane| (lane, of_lane(lane))).collect();
     dir.write_json("schedule.json", &schedule)?;
     load.target = template.binary.display().to_string();
     let disks = kinds.iter().any(|kind| kind.needs_chaosfs()).then_some(directories);

@@ -13,9 +13,10 @@ use tokio::task::JoinSet;
 use super::reading::{collect, read};
 use crate::check::finding::{Finding, Judgement};
 use crate::check::judge::{judge, worst};
+use crate::check::liveness;
 use crate::client::Client;
 use crate::history::files::{History, Plan};
-use crate::history::op::{Op, Outcome, Reply, Request};
+use crate::history::op::{Op, Outcome, Range, Reply, Request};
 use crate::nemesis::{Nemesis, Windows};
 use crate::report::{RunDir, Verdict};
 use crate::rng::Rng;
@@ -23,7 +24,7 @@ use crate::workload::script::{Script, Step};
 use crate::workload::{Kind, reader};
 
 /// A request without an answer after this long has an unknown outcome.
-const DEADLINE: Duration = Duration::from_secs(3);
+pub const DEADLINE: Duration = Duration::from_secs(3);
 /// Final reads wait longer.
 const FINAL_DEADLINE: Duration = Duration::from_secs(15);
 /// Without an answer a client waits before it goes on, as its server may be gone.
@@ -61,6 +62,10 @@ pub struct Options {
     pub rate: u64,
     /// Watches beside them, where the workload has some.
     pub readers: usize,
+    /// A client's request without an answer after this long has an unknown outcome; see [`DEADLINE`].
+    pub deadline: Duration,
+    /// Clients send reads as serializable ones, and they are judged as linearizable: nobody can pass.
+    pub serializable: bool,
     /// Who breaks things meanwhile.
     pub nemeses: Vec<Box<dyn Nemesis>>,
     /// Kinds of faults that each must have an effect, or the run proves nothing.
@@ -86,6 +91,7 @@ pub struct Shared {
     pub head: Arc<AtomicI64>,
     /// The revision before the run.
     pub base: i64,
+    serializable: bool,
 }
 
 impl Shared {
@@ -117,7 +123,12 @@ impl Shared {
 
     async fn send_as(&self, id: u64, client: &Client, process: u32, node: u32, request: Request) -> Op {
         let start = self.now();
-        let outcome = client.call(&request).await;
+        let outcome = match &request {
+            Request::Range(range) if self.serializable && process < SAMPLERS_FROM => {
+                client.call(&Request::Range(Range { serializable: true, ..range.clone() })).await
+            }
+            request => client.call(request).await,
+        };
         let op = Op { id, process, node, start, end: self.now(), request, outcome };
         self.head.fetch_max(op.reply().map_or(0, |reply| reply.rev), Ordering::Relaxed);
         op
@@ -184,6 +195,7 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
         settled: Arc::default(),
         head: Arc::new(AtomicI64::new(base)),
         base,
+        serializable: options.serializable,
     };
     let windows = Windows::new(shared.started);
     let rng = Rng::new(options.seed);
@@ -216,7 +228,8 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
     for process in 0..options.clients.max(1) {
         let script = options.kind.script(process, rng.fork(1000 + u64::from(process)));
         let node = process % nodes;
-        drivers.spawn(drive(script, own(node).await?, process, node, interval, shared.clone()));
+        let client = own(node).await?.with_deadline(options.deadline);
+        drivers.spawn(drive(script, client, process, node, interval, shared.clone()));
     }
 
     tokio::time::sleep(options.time).await;
@@ -236,9 +249,13 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
     while let Some(done) = samplers.join_next().await {
         ops.extend(done.context("a sampler panicked")?);
     }
-    ops.extend(final_reads(&clients, options.kind, &shared, healed).await?);
+    let finals = final_reads(&clients, options.kind, &shared, healed).await?;
+    // What was answered beyond what members say in the end is not there: nobody waits for it, and checkers find it.
+    let shown = finals.iter().filter(|op| matches!(op.request, Request::Range(_))).filter_map(Op::reply);
+    let head = shown.map(|reply| reply.rev).max().unwrap_or(shared.head.load(Ordering::Relaxed));
+    ops.extend(finals);
     shared.stopped_at.store(shared.now(), Ordering::Relaxed);
-    shared.settled.store(shared.head.load(Ordering::Relaxed), Ordering::Relaxed);
+    shared.settled.store(head, Ordering::Relaxed);
     let (mut entries, mut streams, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(done) = collectors.join_next().await {
         let (collected, why) = done.context("a collector panicked")?;
@@ -249,7 +266,7 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
         streams.extend(done.context("a reader panicked")?);
     }
     // Without the whole order nothing can be judged; what only some members showed is only not compared.
-    let gap = crate::history::stream::first_gap(base, shared.head.load(Ordering::Relaxed), &entries);
+    let gap = crate::history::stream::first_gap(base, head, &entries);
     if let Some(gap) = gap.filter(|_| !missing.is_empty()) {
         anyhow::bail!("the order of changes is incomplete from revision {gap} on: {}", missing.join("; "));
     }
@@ -358,7 +375,9 @@ async fn final_reads(clients: &[Client], kind: Kind, shared: &Shared, healed: u6
             ops.push(shared.send(client, FINALS_FROM + node, node, Request::HashKv(head)).await);
         }
         let late = shared.now() > asked_from + RECOVER_MAX.as_nanos() as u64;
-        if healed == 0 || late || crate::check::liveness::equal_hashes(&ops[before..], clients.len()) {
+        let (round, members) = (&ops[before..], clients.len());
+        let settled = liveness::equal_hashes(round, members) || liveness::hashes_never_equal(round);
+        if healed == 0 || late || settled {
             return Ok(ops);
         }
         tokio::time::sleep(STATUS_EVERY).await;

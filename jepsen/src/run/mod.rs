@@ -4,5 +4,6 @@ pub mod chaos;
 pub mod crash;
 pub mod faults;
 pub mod load;
+pub mod prove;
 mod reading;
 pub mod suite;

@@ -36,7 +36,7 @@ pub async fn collect(client: Client, node: u32, shared: Shared) -> (Vec<Entry>, 
             fragment: true,
             ..Watch::default()
         };
-        let mut gone = match client.watch(&watch).await {
+        let mut gone = match client.watch(&watch, false).await {
             Ok(mut watcher) => {
                 let mut response = Vec::new();
                 loop {
@@ -111,7 +111,7 @@ pub async fn read(client: Client, node: u32, number: u32, reader: Reader, shared
         let process = READERS_FROM + number;
         let mut stream =
             Stream { id, process, node, opened: shared.now(), watch, resumes, listing, ..Stream::default() };
-        match client.watch(&stream.watch).await {
+        match client.watch(&stream.watch, reader.ask_every_ms > 0).await {
             Ok(watcher) => follow(watcher, &reader, &mut stream, &shared).await,
             Err(error) => stream.ended = Ended::Broken(error.to_string()),
         }
@@ -121,6 +121,8 @@ pub async fn read(client: Client, node: u32, number: u32, reader: Reader, shared
             // A cache begins again with a list; a plain watch with the oldest revision there is.
             (1.., From::List) => None,
             (1.., _) => Some((compacted, None)),
+            // It begins again at what is compacted, and then at the oldest revision there is, which may change any time.
+            (_, From::Compacted) => None,
             _ => Some((stream.shown().max(begun(&stream) - 1) + 1, Some(stream.id))),
         };
         let broken = matches!(stream.ended, Ended::Broken(_));

@@ -140,6 +140,8 @@ async fn one(options: &Options, entry: &Entry, out: PathBuf) -> anyhow::Result<V
         clients: 10,
         rate: 500,
         readers: 30,
+        deadline: load::DEADLINE,
+        serializable: false,
         nemeses: Vec::new(),
         kinds: Vec::new(),
         arguments: Vec::new(),
@@ -149,6 +151,7 @@ async fn one(options: &Options, entry: &Entry, out: PathBuf) -> anyhow::Result<V
         template: options.template.clone(),
         members: entry.members,
         kinds: entry.kinds.clone(),
+        steps: None,
         directories: options.directories,
         load,
     })

@@ -42,11 +42,13 @@ pub enum Kind {
     Election,
     /// Lists, watches and guarded updates.
     Kubernetes,
+    /// Transactions of a hundred blind writes.
+    Wide,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Register,
         Self::Append,
         Self::Wr,
@@ -58,6 +60,7 @@ impl Kind {
         Self::Lock,
         Self::Election,
         Self::Kubernetes,
+        Self::Wide,
     ];
 
     /// As on the command line and in `plan.json`.
@@ -74,6 +77,7 @@ impl Kind {
             Self::Lock => "lock",
             Self::Election => "election",
             Self::Kubernetes => "kubernetes",
+            Self::Wide => "wide",
         }
     }
 
@@ -88,6 +92,7 @@ impl Kind {
             Self::Register => Box::new(register::Register::new(rng)),
             Self::Append => Box::new(append::Append::new(rng)),
             Self::Wr => Box::new(wr::Wr::new(rng)),
+            Self::Wide => Box::new(wr::Wr::wide(rng)),
             Self::Set => Box::new(set::Set::new(rng)),
             Self::Bank => Box::new(bank::Bank::new(rng)),
             Self::Counter => Box::new(bank::Counter::new(rng)),
@@ -104,7 +109,7 @@ impl Kind {
         match self {
             Self::Register => vec![Request::list(register::PREFIX)],
             Self::Append => vec![Request::list(append::PREFIX)],
-            Self::Wr => vec![Request::list(wr::PREFIX)],
+            Self::Wr | Self::Wide => vec![Request::list(wr::PREFIX)],
             Self::Set => vec![Request::list(set::KEYS), Request::get(set::LIST)],
             Self::Bank => vec![Request::list(bank::ACCOUNTS)],
             Self::Counter => vec![Request::get(bank::COUNTER)],

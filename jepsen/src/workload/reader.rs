@@ -5,6 +5,9 @@ use crate::history::op::prefix_end;
 use crate::history::stream::Watch;
 use crate::rng::Rng;
 
+/// A reader that begins at what is compacted does so again and again, after so many milliseconds.
+const DROPPED_MS: u64 = 700;
+
 /// Where a reader's first stream starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
@@ -70,10 +73,11 @@ fn any(n: usize, rng: &mut Rng) -> Reader {
         4 => From::Compacted,
         _ => From::Past(0),
     };
+    let dropped_ms = if rng.chance(0.5) { rng.between(300, 3000) } else { 0 };
     Reader {
         watch,
         from,
-        drop_after_ms: if rng.chance(0.5) { rng.between(300, 3000) } else { 0 },
+        drop_after_ms: if from == From::Compacted && dropped_ms == 0 { DROPPED_MS } else { dropped_ms },
         ask_every_ms: if rng.chance(0.6) { rng.between(50, 500) } else { 0 },
         slow_ms: if n % 9 == 5 { rng.between(5, 40) } else { 0 },
     }

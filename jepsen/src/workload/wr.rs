@@ -17,18 +17,24 @@ pub const PREFIX: &str = "wr/";
 /// One client.
 pub struct Wr {
     rng: Rng,
+    wide_one_in: u64,
 }
 
 impl Wr {
     /// The script of one client.
     pub fn new(rng: Rng) -> Self {
-        Self { rng }
+        Self { rng, wide_one_in: WIDE_ONE_IN }
+    }
+
+    /// The script of one whose transactions are all wide: a crash finds it in the middle of one.
+    pub fn wide(rng: Rng) -> Self {
+        Self { rng, wide_one_in: 1 }
     }
 }
 
 impl Script for Wr {
     fn next(&mut self, id: u64, _: u64) -> Step {
-        let wide = self.rng.below(WIDE_ONE_IN) == 0;
+        let wide = self.rng.below(self.wide_one_in) == 0;
         let count = if wide { self.rng.between(WIDE.0, WIDE.1) } else { self.rng.between(1, 4) };
         let first = if wide { 0 } else { self.rng.below(KEYS) };
         let only_reads = !wide && self.rng.chance(0.3);

@@ -1,6 +1,7 @@
 //! The versions of one key: the newest in the index entry itself, older ones in a list.
 
 use super::list::{Cut, Dated, List};
+use crate::mutants::{Mutant, planted};
 use crate::proto::Record;
 use crate::state::event::Revision;
 
@@ -134,7 +135,7 @@ impl Entry {
             garbage.add(Cut::all(std::mem::take(&mut self.older)));
             return self.newest.is_past_tombstone(at);
         }
-        garbage.add(self.older.cut(at, |keeper| !keeper.is_past_tombstone(at)));
+        garbage.add(self.older.cut(at, |keeper| !keeper.is_past_tombstone(at) && !planted(Mutant::CompactionTooMuch)));
         false
     }
 }

@@ -17,6 +17,7 @@ use super::index::Index;
 use super::prepare::Stock;
 use super::segment::{self, FIRST_OFFSET, LOG, NEW, SPARE, Segment};
 use super::{Error, INDEX_MAX, LogEntry, LogOptions, at};
+use crate::mutants::{Mutant, planted};
 use crate::storage::fs::{Disk, File, Open, PAGE_BYTES};
 use crate::storage::record::{
     HeaderError, Kind, Position, RECORD_ALIGN, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES, SegmentHeader,
@@ -428,6 +429,9 @@ fn settle_tail(found: &Tail, torn: Torn) -> Result<(), Error> {
     let from = if found.stated.segment() == tail.number { found.stated.offset() } else { FIRST_OFFSET } as usize;
     let mut bytes = torn.bytes;
     if torn.wipe_to > end {
+        if planted(Mutant::TornTailFatal) {
+            return Err(damaged(&tail.path, end as u64, "no valid record stands there".to_owned()));
+        }
         tracing::warn!(file = %tail.path.display(), offset = end, bytes = torn.wipe_to - end, "torn tail of the log cut");
         bytes[end..torn.wipe_to].fill(0);
     }

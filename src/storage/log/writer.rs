@@ -12,6 +12,7 @@ use super::prepare::Preparer;
 use super::recover::Tail;
 use super::segment::{FIRST_OFFSET, Maker, Segment};
 use super::{Error, LogOptions, Queued, Request, Shared};
+use crate::mutants::{Mutant, planted};
 use crate::storage::fs::{Disk, PAGE_BYTES};
 use crate::storage::record::{Kind, Position, Record, SegmentHeader, StreamState, record_bytes};
 
@@ -188,7 +189,9 @@ impl Writer {
             }
             Request::Truncate(from) => {
                 if *from < self.stream.next_index {
-                    self.put(&Record { index: *from, ..Record::plain(Kind::Truncate, &[]) })?;
+                    if !planted(Mutant::TruncationNotKept) {
+                        self.put(&Record { index: *from, ..Record::plain(Kind::Truncate, &[]) })?;
+                    }
                     self.stream.next_index = *from;
                 }
             }
@@ -292,7 +295,12 @@ impl Writer {
     fn sync(&mut self) -> io::Result<()> {
         let clock = &self.options.clock;
         let started = self.options.observe_fsync.as_ref().map(|observe| (observe, clock.now()));
-        self.segment.file.sync_data()?;
+        if !planted(Mutant::NoLogSync) {
+            let synced = self.segment.file.sync_data();
+            if !planted(Mutant::SyncErrorIgnored) {
+                synced?;
+            }
+        }
         if let Some((observe, started)) = started {
             observe(clock.now().saturating_sub(started));
         }
