@@ -22,21 +22,8 @@ pub struct Watcher {
 impl Client {
     /// Opens a watch; the deadline holds until the server accepts the stream.
     pub async fn watch(&self, watch: &Watch) -> Result<Watcher, Error> {
-        use pb::watch_create_request::FilterType;
-        let filters = [(watch.no_put, FilterType::Noput), (watch.no_delete, FilterType::Nodelete)];
-        let create = pb::WatchCreateRequest {
-            key: bytes_of(&watch.key),
-            range_end: watch.end.as_deref().map(bytes_of).unwrap_or_default(),
-            start_revision: watch.start_revision,
-            progress_notify: watch.progress_notify,
-            filters: filters.into_iter().filter(|(on, _)| *on).map(|(_, filter)| filter.into()).collect(),
-            prev_kv: watch.prev_kv,
-            fragment: watch.fragment,
-            ..Default::default()
-        };
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        let request = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
-        requests.try_send(request).map_err(|_| Error::Contract("a fresh channel was full".into()))?;
+        requests.try_send(create_of(watch)).map_err(|_| Error::Contract("a fresh channel was full".into()))?;
         let mut client = WatchClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
         let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
         let answers = self.within(client.watch(stream)).await?.into_inner();
@@ -48,21 +35,7 @@ impl Watcher {
     /// The next message, without its time; `None` = the stream ended. Waits as long as the caller does.
     pub async fn next(&mut self) -> Result<Option<Message>, Error> {
         let Some(answer) = self.answers.message().await? else { return Ok(None) };
-        let event = |event: mvccpb::Event| Event {
-            deleted: event.r#type() == mvccpb::event::EventType::Delete,
-            kv: event.kv.map(kv_of).unwrap_or_default(),
-            prev: event.prev_kv.map(kv_of),
-        };
-        Ok(Some(Message {
-            t: 0,
-            rev: super::revision(answer.header),
-            created: answer.created,
-            canceled: answer.canceled,
-            compact_revision: answer.compact_revision,
-            reason: answer.cancel_reason,
-            fragment: answer.fragment,
-            events: answer.events.into_iter().map(event).collect(),
-        }))
+        Ok(Some(message_of(answer)))
     }
 
     /// Asks how far the stream is. The server may drop the question; one that finds the queue full is not sent.
@@ -70,5 +43,44 @@ impl Watcher {
         let ask = pb::watch_request::RequestUnion::ProgressRequest(pb::WatchProgressRequest {});
         // A full queue holds such a question already; a closed one shows when the stream is read.
         drop(self.requests.try_send(pb::WatchRequest { request_union: Some(ask) }));
+    }
+}
+
+/// The request that creates a watcher.
+pub fn create_of(watch: &Watch) -> pb::WatchRequest {
+    use pb::watch_create_request::FilterType;
+    let filters = [(watch.no_put, FilterType::Noput), (watch.no_delete, FilterType::Nodelete)];
+    let create = pb::WatchCreateRequest {
+        key: bytes_of(&watch.key),
+        range_end: watch.end.as_deref().map(bytes_of).unwrap_or_default(),
+        start_revision: watch.start_revision,
+        progress_notify: watch.progress_notify,
+        filters: filters.into_iter().filter(|(on, _)| *on).map(|(_, filter)| filter.into()).collect(),
+        prev_kv: watch.prev_kv,
+        fragment: watch.fragment,
+        ..Default::default()
+    };
+    pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) }
+}
+
+/// A response, without its time.
+pub fn message_of(answer: pb::WatchResponse) -> Message {
+    Message {
+        t: 0,
+        rev: super::revision(answer.header),
+        created: answer.created,
+        canceled: answer.canceled,
+        compact_revision: answer.compact_revision,
+        reason: answer.cancel_reason,
+        fragment: answer.fragment,
+        events: answer.events.into_iter().map(event_of).collect(),
+    }
+}
+
+fn event_of(event: mvccpb::Event) -> Event {
+    Event {
+        deleted: event.r#type() == mvccpb::event::EventType::Delete,
+        kv: event.kv.map(kv_of).unwrap_or_default(),
+        prev: event.prev_kv.map(kv_of),
     }
 }
