@@ -29,6 +29,7 @@
 
 #![forbid(unsafe_code)]
 
+mod blocking;
 pub mod clock;
 pub mod compactor;
 pub mod config;
@@ -49,3 +50,5 @@ pub mod watch;
 
 pub use config::Config;
 pub use server::{Error, Server, restore};
+#[cfg(feature = "simulation")]
+pub use server::{Opened, open_simulated};

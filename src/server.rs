@@ -40,6 +40,8 @@ use dispatch::Dispatch;
 use gather::Traffic;
 pub(crate) use pause::Pause;
 pub(crate) use recover::MemoryDisk;
+#[cfg(feature = "simulation")]
+pub use recover::{Opened, open_simulated};
 use services::Assembly;
 use workers::{Worker, Workers};
 
@@ -195,6 +197,8 @@ impl Server {
             },
             metrics: metrics.clone(),
             clock: clock.clone(),
+            #[cfg(feature = "simulation")]
+            observer: None,
         };
         let raft = Worker::start("raft")?;
         let node = {

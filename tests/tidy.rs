@@ -17,7 +17,7 @@ const ORDER: [&[&str]; 15] = [
     &["storage"],
     &["metrics"],
     &["tls"],
-    &["clock"],
+    &["clock", "blocking"],
     &["config"],
     &["proto"],
     &["mutants"],

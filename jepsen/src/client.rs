@@ -4,7 +4,7 @@
 //! [`Client::perform`], all other workloads [`Client::call`] and [`Client::watch`]; observers use the reads.
 
 mod admin;
-mod call;
+pub mod call;
 mod watch;
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 pub use self::admin::{Listed, Standing};
-pub use self::watch::Watcher;
+pub use self::watch::{Watcher, create_of, message_of};
 use crate::history::{Action, Answer, Doom, Key, Kv, Outcome, Value};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::kv_client::KvClient;

@@ -67,7 +67,7 @@ async fn lowest_of_those_behind(node: &Node, round: &Survey) -> Option<i64> {
 async fn own_hash(node: &Node, revision: i64) -> Result<HashKv, Error> {
     let (store, meter) = (Arc::clone(node.store()), node.meter());
     let started = meter.clock.now();
-    let hash = match tokio::task::spawn_blocking(move || store.hash_kv(revision)).await {
+    let hash = match crate::blocking::spawn(move || store.hash_kv(revision)).await {
         Ok(hash) => hash?,
         Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
         // The runtime is going down.

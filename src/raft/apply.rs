@@ -136,6 +136,9 @@ pub struct Shared {
     /// Whoever may have proposed an entry.
     batchers: [Arc<Batcher>; 2],
     on_lease: LeaseObserver,
+    /// Set once, before anything is applied.
+    #[cfg(feature = "simulation")]
+    observer: std::sync::OnceLock<Arc<dyn super::observe::Observer>>,
 }
 
 impl Shared {
@@ -161,6 +164,16 @@ impl Shared {
             member_id,
             batchers,
             on_lease,
+            #[cfg(feature = "simulation")]
+            observer: std::sync::OnceLock::new(),
+        }
+    }
+
+    /// Tells somebody of everything that is applied.
+    #[cfg(feature = "simulation")]
+    pub fn observed_by(&self, observer: Option<Arc<dyn super::observe::Observer>>) {
+        if let Some(observer) = observer {
+            drop(self.observer.set(observer));
         }
     }
 
@@ -278,6 +291,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
+            #[cfg(feature = "simulation")]
+            let observed = super::log_store::to_log(entry.clone())?;
             {
                 let mut mark = self.shared.mark.lock();
                 match entry.payload {
@@ -292,6 +307,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 }
                 mark.log_id = Some(entry.log_id);
                 self.shared.applied_index.store(entry.log_id.index, Ordering::Release);
+                #[cfg(feature = "simulation")]
+                if let Some(observer) = self.shared.observer.get() {
+                    observer.applied(&observed, &self.shared.store);
+                }
             }
             if let Some(responder) = responder {
                 responder.send(());
@@ -310,11 +329,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let (snapshots, meta) = (self.snapshots.clone(), meta.clone());
             move || snapshots.install(&meta, &snapshot)
         };
-        let loaded = tokio::task::spawn_blocking(install).await.map_err(io::Error::other)??;
+        let loaded = crate::blocking::spawn(install).await.map_err(io::Error::other)??;
         let (revision, index) = (loaded.store.revision(), meta.last_log_id.map_or(0, |id| id.index));
         let replaced = self.shared.replace(loaded)?;
+        #[cfg(feature = "simulation")]
+        if let (Some(observer), Some(last)) = (self.shared.observer.get(), meta.last_log_id) {
+            observer.installed(last.index, last.leader_id.term, &self.shared.store);
+        }
         // Freeing a large state takes long, and nothing waits for it.
-        tokio::task::spawn_blocking(move || drop(replaced));
+        crate::blocking::spawn(move || drop(replaced));
         self.checkpoint.hurry();
         tracing::info!(applied_index = index, revision, "snapshot installed");
         self.shared.progress.notify_waiters();

@@ -18,7 +18,6 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -64,6 +63,9 @@ struct Inner {
     // Guards requests to the thread; held for a moment.
     requests: Mutex<Requests>,
     wake: Condvar,
+    /// The same for a task.
+    #[cfg(feature = "simulation")]
+    wake_task: tokio::sync::Notify,
     /// Index that the engine holds durably.
     index: AtomicU64,
     /// Revision that the engine holds durably.
@@ -71,7 +73,7 @@ struct Inner {
     /// Revision up to which compaction has reclaimed space.
     compacted: channel::Sender<i64>,
     size_on_disk: AtomicU64,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<Running>>,
     /// Taken by the thread when it starts.
     seat: Mutex<Option<Seat>>,
     observe_flush: Box<dyn Fn(Duration) + Send + Sync>,
@@ -156,6 +158,8 @@ impl Checkpoint {
         Self(Arc::new(Inner {
             requests: Mutex::default(),
             wake: Condvar::new(),
+            #[cfg(feature = "simulation")]
+            wake_task: tokio::sync::Notify::new(),
             index: AtomicU64::new(index),
             revision: AtomicI64::new(revision),
             compacted: channel::channel(0).0,
@@ -169,12 +173,8 @@ impl Checkpoint {
 
     /// Starts the thread over the state that apply writes.
     pub fn attach(&self, shared: Arc<Shared>) {
-        let Some(mut writer) = self.0.writer(shared) else { return };
-        let inner = self.0.clone();
-        let body = move || inner.run(&mut writer);
-        let thread =
-            std::thread::Builder::new().name("checkpoint".into()).spawn(body).expect("a thread can be started");
-        *self.0.thread.lock() = Some(thread);
+        let Some(writer) = self.0.writer(shared) else { return };
+        *self.0.thread.lock() = Some(start(self.0.clone(), writer));
     }
 
     /// Index of the last entry that the engine holds durably.
@@ -197,14 +197,14 @@ impl Checkpoint {
             }
             requests.flushed.push(done);
         }
-        self.0.wake.notify_one();
+        self.0.ring();
         flushed.await.unwrap_or(false)
     }
 
     /// Starts a round soon: there is something to compact.
     pub fn hurry(&self) {
         self.0.requests.lock().hurry = true;
-        self.0.wake.notify_one();
+        self.0.ring();
     }
 
     /// Returns `true` once the space behind compaction `revision` is reclaimed, `false` when the thread ended before.
@@ -218,14 +218,41 @@ impl Checkpoint {
     /// A last round, then the end of the thread.
     pub async fn close(&self) {
         self.0.requests.lock().close = true;
-        self.0.wake.notify_one();
+        self.0.ring();
         let thread = self.0.thread.lock().take();
         if let Some(thread) = thread
-            && tokio::task::spawn_blocking(move || thread.join()).await.is_err()
+            && join(thread).await.is_err()
         {
             tracing::warn!("the checkpoint thread could not be joined");
         }
     }
+}
+
+#[cfg(not(feature = "simulation"))]
+type Running = std::thread::JoinHandle<()>;
+#[cfg(feature = "simulation")]
+type Running = tokio::task::JoinHandle<()>;
+
+#[cfg(not(feature = "simulation"))]
+fn start(inner: Arc<Inner>, mut writer: Writer) -> Running {
+    let body = move || inner.run(&mut writer);
+    std::thread::Builder::new().name("checkpoint".into()).spawn(body).expect("a thread can be started")
+}
+
+#[cfg(feature = "simulation")]
+fn start(inner: Arc<Inner>, mut writer: Writer) -> Running {
+    tokio::spawn(async move { inner.run_as_task(&mut writer).await })
+}
+
+#[cfg(not(feature = "simulation"))]
+async fn join(thread: Running) -> Result<(), tokio::task::JoinError> {
+    // That it panicked, its message has said.
+    tokio::task::spawn_blocking(move || drop(thread.join())).await
+}
+
+#[cfg(feature = "simulation")]
+async fn join(task: Running) -> Result<(), tokio::task::JoinError> {
+    task.await
 }
 
 impl Inner {
@@ -247,21 +274,17 @@ impl Inner {
         })
     }
 
+    fn ring(&self) {
+        self.wake.notify_one();
+        #[cfg(feature = "simulation")]
+        self.wake_task.notify_one();
+    }
+
+    #[cfg(not(feature = "simulation"))]
     fn run(&self, writer: &mut Writer) {
         loop {
             let (close, flushed) = self.wait(writer);
-            let done = match writer.round(self) {
-                Ok(()) => true,
-                Err(error) => {
-                    tracing::error!(%error, "checkpoint round failed; the log keeps everything until one succeeds");
-                    false
-                }
-            };
-            for waiting in flushed {
-                if waiting.send(done).is_err() {
-                    tracing::debug!("whoever asked for a checkpoint has gone");
-                }
-            }
+            let done = self.turn(writer, flushed);
             if close {
                 self.compacted.send_replace(i64::MAX);
                 return;
@@ -275,21 +298,85 @@ impl Inner {
         }
     }
 
+    /// The same as a task.
+    #[cfg(feature = "simulation")]
+    async fn run_as_task(&self, writer: &mut Writer) {
+        loop {
+            let (close, flushed) = self.wait_as_task(writer).await;
+            let done = self.turn(writer, flushed);
+            if close {
+                self.compacted.send_replace(i64::MAX);
+                return;
+            }
+            if !done {
+                drop(tokio::time::timeout(RETRY_INTERVAL, self.wake_task.notified()).await);
+                writer.close(self.revision.load(Ordering::Acquire));
+            }
+        }
+    }
+
+    /// One round, and word of it to whoever waits; whether it succeeded.
+    fn turn(&self, writer: &mut Writer, flushed: Vec<oneshot::Sender<bool>>) -> bool {
+        let done = match writer.round(self) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(%error, "checkpoint round failed; the log keeps everything until one succeeds");
+                false
+            }
+        };
+        for waiting in flushed {
+            if waiting.send(done).is_err() {
+                tracing::debug!("whoever asked for a checkpoint has gone");
+            }
+        }
+        done
+    }
+
+    /// Whether a round is to be made after so many intervals of waiting.
+    fn is_due(&self, writer: &Writer, intervals: u32) -> bool {
+        writer.behind(self) && (intervals >= INTERVALS_MAX || writer.much_behind(self))
+    }
+
+    #[cfg(not(feature = "simulation"))]
     fn wait(&self, writer: &Writer) -> (bool, Vec<oneshot::Sender<bool>>) {
         let mut requests = self.requests.lock();
         let mut intervals = 0;
         loop {
-            if requests.close || requests.hurry || !requests.flushed.is_empty() {
-                break;
+            if let Some(asked) = requests.take() {
+                return asked;
             }
             let timed_out = self.wake.wait_for(&mut requests, INTERVAL).timed_out();
             intervals += u32::from(timed_out);
-            if timed_out && writer.behind(self) && (intervals >= INTERVALS_MAX || writer.much_behind(self)) {
-                break;
+            if timed_out && self.is_due(writer, intervals) {
+                requests.hurry = true;
             }
         }
-        requests.hurry = false;
-        (requests.close, std::mem::take(&mut requests.flushed))
+    }
+
+    #[cfg(feature = "simulation")]
+    async fn wait_as_task(&self, writer: &mut Writer) -> (bool, Vec<oneshot::Sender<bool>>) {
+        let mut intervals = 0;
+        loop {
+            if let Some(asked) = self.requests.lock().take() {
+                return asked;
+            }
+            let timed_out = tokio::time::timeout(INTERVAL, self.wake_task.notified()).await.is_err();
+            intervals += u32::from(timed_out);
+            if timed_out && self.is_due(writer, intervals) {
+                self.requests.lock().hurry = true;
+            }
+        }
+    }
+}
+
+impl Requests {
+    /// What is asked for, if anything: whether to end, and who wants to hear of the round.
+    fn take(&mut self) -> Option<(bool, Vec<oneshot::Sender<bool>>)> {
+        if !self.close && !self.hurry && self.flushed.is_empty() {
+            return None;
+        }
+        self.hurry = false;
+        Some((self.close, std::mem::take(&mut self.flushed)))
     }
 }
 

@@ -31,6 +31,8 @@ pub struct LogStore {
     log: Arc<Log>,
     // Guards four small values that openraft reads from its tasks and writes from one; never held across an await.
     shared: Arc<Mutex<Shared>>,
+    #[cfg(feature = "simulation")]
+    observer: Option<Arc<dyn super::observe::Observer>>,
 }
 
 struct Shared {
@@ -53,7 +55,19 @@ impl LogStore {
             last: recovered.last.map(|(index, term)| log_id(term, index)).max(purged),
             purged,
         };
-        Ok(Self { log, shared: Arc::new(Mutex::new(shared)) })
+        Ok(Self {
+            log,
+            shared: Arc::new(Mutex::new(shared)),
+            #[cfg(feature = "simulation")]
+            observer: None,
+        })
+    }
+
+    /// Tells somebody of every append.
+    #[cfg(feature = "simulation")]
+    #[must_use]
+    pub fn observed_by(self, observer: Option<Arc<dyn super::observe::Observer>>) -> Self {
+        Self { observer, ..self }
     }
 
     /// Index of the last entry; 0 when there is none.
@@ -158,6 +172,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 let never_there = encode(&None::<LogId>)?;
                 self.log.purge(first.index - 1, never_there, Box::new(|_| ()));
             }
+        }
+        #[cfg(feature = "simulation")]
+        if let Some(observer) = &self.observer {
+            observer.appended(&entries);
         }
         if planted(Mutant::AckBeforeSync) {
             self.log.append(entries, Box::new(|_| ()));

@@ -12,6 +12,8 @@ pub mod log_store;
 pub mod membership;
 pub mod meter;
 pub mod network;
+#[cfg(feature = "simulation")]
+pub mod observe;
 pub mod peers;
 mod read_index;
 pub mod serve;
@@ -159,6 +161,9 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// By which everything is timed.
     pub clock: Clock,
+    /// Sees every step.
+    #[cfg(feature = "simulation")]
+    pub observer: Option<Arc<dyn observe::Observer>>,
 }
 
 /// How large the store is, in bytes; what `Maintenance.Status` and the metrics say.
@@ -236,6 +241,8 @@ impl Node {
     pub async fn start(options: Options, origin: u64, parts: Parts) -> Result<Arc<Self>, Error> {
         let fatal = |error: &dyn std::fmt::Display| Error::Fatal(error.to_string());
         let log_store = LogStore::new(parts.log.clone(), &parts.recovered).map_err(|error| fatal(&error))?;
+        #[cfg(feature = "simulation")]
+        let log_store = log_store.observed_by(parts.observer.clone());
         let batcher = Arc::new(Batcher::new(origin));
         let leaders_batcher = Arc::new(Batcher::new(origin.wrapping_add(1)));
         let (mark, clock) = (parts.mark, parts.clock);
@@ -251,6 +258,8 @@ impl Node {
             parts.on_lease,
             Meter::new(parts.metrics, clock, options.warning_apply_duration),
         ));
+        #[cfg(feature = "simulation")]
+        shared.observed_by(parts.observer);
         parts.checkpoint.attach(shared.clone());
         let config = raft_config(&options, parts.identity.cluster_id).validate().map_err(|error| fatal(&error))?;
         let state_machine = StateMachine::new(shared.clone(), parts.snapshots.clone(), parts.checkpoint.clone());
@@ -710,7 +719,7 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::Stopped`].
-    pub(crate) async fn snapshot_now(&self) -> Result<(), Error> {
+    pub async fn snapshot_now(&self) -> Result<(), Error> {
         self.raft.trigger().snapshot().await.map_err(|_| Error::Stopped)
     }
 

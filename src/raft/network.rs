@@ -341,7 +341,10 @@ impl Connection {
         let (transfer, started) = (self.0.metrics.snapshots_sent.begin(), self.0.now());
         let head = peer::SnapshotRequest { head: Some(head), chunk: Bytes::new() };
         let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
+        #[cfg(not(feature = "simulation"))]
         let reading = tokio::task::spawn_blocking(move || read_chunks(&*file, &sender));
+        #[cfg(feature = "simulation")]
+        let reading = tokio::spawn(async move { read_chunks(&*file, &sender).await });
         let requests = stream::once(ready(head)).chain(throttled(ReceiverStream::new(chunks)));
         let deadline = INSTALL_DEADLINE + Duration::from_secs(bytes / (SNAPSHOT_BYTES_PER_SECOND / 16));
         let answer = self.0.files(deadline, |mut client| async move { client.snapshot(requests).await }).await;
@@ -357,20 +360,35 @@ impl Connection {
 }
 
 /// Reads a file to its end, or until nobody wants it any more.
+#[cfg(not(feature = "simulation"))]
 fn read_chunks(file: &dyn File, chunks: &mpsc::Sender<peer::SnapshotRequest>) -> io::Result<()> {
     let mut offset = 0;
-    loop {
-        let mut chunk = vec![0; CHUNK_BYTES];
-        let read = file.read_at(offset, &mut chunk)?;
-        if read == 0 {
-            return Ok(());
-        }
-        chunk.truncate(read);
-        offset += read as u64;
-        if chunks.blocking_send(peer::SnapshotRequest { head: None, chunk: chunk.into() }).is_err() {
-            return Ok(());
+    while let Some(chunk) = read_chunk(file, &mut offset)? {
+        if chunks.blocking_send(chunk).is_err() {
+            break;
         }
     }
+    Ok(())
+}
+
+/// The same as a task.
+#[cfg(feature = "simulation")]
+async fn read_chunks(file: &dyn File, chunks: &mpsc::Sender<peer::SnapshotRequest>) -> io::Result<()> {
+    let mut offset = 0;
+    while let Some(chunk) = read_chunk(file, &mut offset)? {
+        if chunks.send(chunk).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn read_chunk(file: &dyn File, offset: &mut u64) -> io::Result<Option<peer::SnapshotRequest>> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let read = file.read_at(*offset, &mut chunk)?;
+    chunk.truncate(read);
+    *offset += read as u64;
+    Ok((read > 0).then(|| peer::SnapshotRequest { head: None, chunk: chunk.into() }))
 }
 
 /// A pause behind each chunk, as long as the chunk may take.

@@ -222,7 +222,7 @@ impl Node {
                 break;
             }
             self.hear();
-            file = tokio::task::spawn_blocking(move || file.write_all(&chunk).map(|()| file))
+            file = crate::blocking::spawn(move || file.write_all(&chunk).map(|()| file))
                 .await
                 .map_err(|error| failed(io::Error::other(error)))?
                 .map_err(failed)?;
@@ -230,7 +230,7 @@ impl Node {
         if received != head.bytes {
             return Err(Malformed(format!("{received} bytes of a snapshot of {}", head.bytes)).into());
         }
-        let received = tokio::task::spawn_blocking(move || {
+        let received = crate::blocking::spawn(move || {
             let snapshot = file.finish()?;
             Ok::<_, io::Error>(Snapshot { meta: snapshot.meta()?, snapshot })
         });

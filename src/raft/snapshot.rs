@@ -24,6 +24,7 @@ use crate::state::meta::Meta;
 use crate::state::{Revision, Store, View};
 use crate::storage::engine::RevisionKey;
 use crate::storage::etcd_file::{self, Bucket, ConfState, Finished, SnapshotReader, SnapshotWriter};
+use crate::storage::fs::Disk;
 
 /// A snapshot as openraft knows it: its meta, and a hold on its file.
 pub type Held = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>;
@@ -57,8 +58,8 @@ impl Image {
     ///
     /// # Errors
     /// The file's.
-    pub fn write(&self, path: &Path) -> Result<Finished, etcd_file::Error> {
-        let mut file = SnapshotWriter::create(path)?;
+    pub fn write(&self, disk: &Arc<dyn Disk>, path: &Path) -> Result<Finished, etcd_file::Error> {
+        let mut file = SnapshotWriter::create_on(disk.clone(), path)?;
         file.alarms(&self.meta.alarms)?;
         file.cluster_version(ETCD_CLUSTER_VERSION)?;
         file.start(Bucket::Kelson)?;
@@ -114,22 +115,22 @@ impl Image {
 ///
 /// # Errors
 /// When the hash does not fit or it is no snapshot of ours.
-pub fn load(path: &Path) -> io::Result<Loaded> {
-    let reader = verify(path)?;
+pub fn load(disk: &dyn Disk, path: &Path) -> io::Result<Loaded> {
+    let reader = verify(disk, path)?;
     let (mark, meta) = own_bucket(path, &reader)?;
     Ok(Loaded { store: restore(&reader, meta)?, mark })
 }
 
 /// Compares a file with the hash behind it.
-fn verify(path: &Path) -> io::Result<SnapshotReader> {
-    let reader = SnapshotReader::open(path).map_err(io::Error::other)?;
+fn verify(disk: &dyn Disk, path: &Path) -> io::Result<SnapshotReader> {
+    let reader = SnapshotReader::open_on(disk, path).map_err(io::Error::other)?;
     reader.verify_hash().map_err(io::Error::other)?;
     Ok(reader)
 }
 
 /// How far the log is applied to a file, whose hash and records are not looked at.
-fn read_mark(path: &Path) -> io::Result<Mark> {
-    let reader = SnapshotReader::open(path).map_err(io::Error::other)?;
+fn read_mark(disk: &dyn Disk, path: &Path) -> io::Result<Mark> {
+    let reader = SnapshotReader::open_on(disk, path).map_err(io::Error::other)?;
     own_bucket(path, &reader).map(|(mark, _)| mark)
 }
 
@@ -199,7 +200,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             shared.meter.metrics.disk.snap_save_seconds.observe(took.as_secs_f64());
             Ok::<_, io::Error>(snapshot)
         };
-        let snapshot = tokio::task::spawn_blocking(save).await.map_err(io::Error::other)??;
+        let snapshot = crate::blocking::spawn(save).await.map_err(io::Error::other)??;
         // openraft purges the log up to the snapshot; the checkpoint must be there as well by then.
         if !self.checkpoint.flush().await {
             return Err(io::Error::other("the checkpoint is not up to date, so the log cannot be purged"));

@@ -53,7 +53,7 @@ impl From<&Config> for Limits {
 
 /// Runs work that takes long on a thread made for it.
 async fn off_the_io_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
+    match crate::blocking::spawn(work).await {
         Ok(done) => Ok(done),
         Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
         // The runtime is going down.

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::raft::apply::Mark;
-use crate::raft::checkpoint::{self, Checkpoint, Loaded};
+use crate::raft::checkpoint::{self, Checkpoint, Loaded, Reopen};
 use crate::raft::log_store::LogStore;
 use crate::raft::snapshot::Snapshots;
 use crate::state::Store;
@@ -122,15 +122,37 @@ fn open_memory(
 }
 
 fn open_dir(config: &Config, dir: &Path, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Opened, Error> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let mut data_dir = DataDir::open(disk.clone(), dir, config.wal_dir.as_deref())?;
-    let options = LogOptions { must_exist: !data_dir.is_new(), ..log_options(config, metrics, clock) };
+    let mut data_dir = DataDir::open(Arc::new(RealDisk), dir, config.wal_dir.as_deref())?;
+    let checkpoint_dir = data_dir.state_dir().join("checkpoint");
+    let reopen_dir = checkpoint_dir.clone();
+    let reopen = Box::new(move || {
+        let engine = SledEngine::open(sled_config(&reopen_dir))?;
+        Ok(Box::new(engine) as Box<dyn Engine>)
+    });
+    let options = log_options(config, metrics, clock);
+    let opened = open_on(Arc::new(RealDisk), &mut data_dir, options, metrics, reopen, |span, snapshot_index| {
+        open_checkpoint(&checkpoint_dir, span, snapshot_index)
+    })?;
+    Ok(Opened { data_dir: Some(data_dir), ..opened })
+}
+
+/// Opens a data directory on any disk, with any engine behind its checkpoint.
+fn open_on(
+    disk: Arc<dyn Disk>,
+    data_dir: &mut DataDir,
+    options: LogOptions,
+    metrics: &Arc<Metrics>,
+    reopen: Reopen,
+    open_checkpoint: impl FnOnce(Span, u64) -> Result<(Option<OpenedEngine>, Option<Loaded>), Error>,
+) -> Result<Opened, Error> {
+    let clock = options.clock.clone();
+    let options = LogOptions { must_exist: !data_dir.is_new(), ..options };
     let (log, recovered) = Log::open(disk.clone(), data_dir.log_dir(), options)?;
     let log = Arc::new(log);
     let span = Span::of(&log, &recovered)?;
     let snapshots = Snapshots::open(disk, data_dir.snapshot_dir())?;
     let snapshot_index = snapshots.newest_mark()?.and_then(|mark| mark.log_id).map_or(0, |id| id.index);
-    let (engine, loaded) = open_checkpoint(&data_dir.state_dir().join("checkpoint"), span, snapshot_index)?;
+    let (engine, loaded) = open_checkpoint(span, snapshot_index)?;
     let loaded = match loaded {
         Some(loaded) => {
             snapshots.recall(&loaded.mark)?;
@@ -156,21 +178,40 @@ fn open_dir(config: &Config, dir: &Path, metrics: &Arc<Metrics>, clock: &Clock) 
         "state recovered"
     );
     let store = Arc::new(store);
-    let checkpoint_dir = data_dir.state_dir().join("checkpoint");
-    let reopen = Box::new(move || {
-        let engine = SledEngine::open(sled_config(&checkpoint_dir))?;
-        Ok(Box::new(engine) as Box<dyn Engine>)
-    });
     let flush_metrics = metrics.clone();
     let checkpoint = Checkpoint::new(
         engine.map(|(engine, _)| engine),
         reopen,
         if fresh { None } else { Some(&mark) },
         &store,
-        clock.clone(),
+        clock,
         Box::new(move |took| flush_metrics.disk.backend_commit_seconds.observe(took.as_secs_f64())),
     );
-    Ok(Opened { data_dir: Some(data_dir), log, recovered, store, mark, checkpoint, snapshots })
+    Ok(Opened { data_dir: None, log, recovered, store, mark, checkpoint, snapshots })
+}
+
+/// Opens a member of a simulation, whose log and snapshots are on `disk` and whose checkpoint is `engine`, which outlives
+/// the member; the same way otherwise.
+///
+/// # Errors
+/// [`Error`]
+#[cfg(feature = "simulation")]
+pub fn open_simulated(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: LogOptions,
+    metrics: &Arc<Metrics>,
+    mut engine: impl FnMut() -> Box<dyn Engine> + Send + 'static,
+) -> Result<Opened, Error> {
+    let mut data_dir = DataDir::open(disk.clone(), dir, None)?;
+    let first = engine();
+    let reopen = Box::new(move || Ok(engine()));
+    let opened = open_on(disk.clone(), &mut data_dir, options, metrics, reopen, |span, snapshot_index| {
+        let loaded = load_checkpoint(&*first, span, snapshot_index).map_err(Error::Recovery)?;
+        let fresh = loaded.is_none();
+        Ok((Some((first, fresh)), loaded))
+    })?;
+    Ok(Opened { data_dir: Some(data_dir), ..opened })
 }
 
 /// The entries that the log speaks of.
@@ -224,19 +265,25 @@ fn open_checkpoint(
     }
     let (sender, loaded) = sync_channel(1);
     let (engine, aside) = SledEngine::open_or_set_aside(sled_config(dir), move |engine| {
-        let mut loaded = checkpoint::load(engine).map_err(|error| error.to_string())?;
-        if let Some(behind) = loaded.take_if(|loaded| span.is_superseded(&loaded.mark, snapshot_index)) {
-            let index = behind.mark.log_id.map_or(0, |id| id.index);
-            tracing::info!(index, snapshot_index, "the checkpoint had not followed the snapshot that was installed");
-        }
-        if let Some(loaded) = &loaded {
-            span.fits(&loaded.mark)?;
-        }
+        let loaded = load_checkpoint(engine, span, snapshot_index)?;
         sender.send(loaded).map_err(|error| error.to_string())
     })?;
     let loaded = if aside.is_none() { loaded.recv().ok().flatten() } else { None };
     let fresh = loaded.is_none();
     Ok((Some((Box::new(engine), fresh)), loaded))
+}
+
+/// The state in an engine, if it can be continued with the log and no snapshot was installed over it.
+fn load_checkpoint(engine: &dyn Engine, span: Span, snapshot_index: u64) -> Result<Option<Loaded>, String> {
+    let mut loaded = checkpoint::load(engine).map_err(|error| error.to_string())?;
+    if let Some(behind) = loaded.take_if(|loaded| span.is_superseded(&loaded.mark, snapshot_index)) {
+        let index = behind.mark.log_id.map_or(0, |id| id.index);
+        tracing::info!(index, snapshot_index, "the checkpoint had not followed the snapshot that was installed");
+    }
+    if let Some(loaded) = &loaded {
+        span.fits(&loaded.mark)?;
+    }
+    Ok(loaded)
 }
 
 fn sled_config(dir: &Path) -> SledConfig {

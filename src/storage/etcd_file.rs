@@ -24,8 +24,9 @@
 //! kelson           ours                       ours; etcd's tools pass over it
 //! ```
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,7 @@ use self::read::BoltFile;
 pub use self::read::{Cursor, Entry};
 use self::write::BoltWriter;
 use super::engine::RevisionKey;
+use super::fs::{Disk, Open, RealDisk, parent_of};
 use crate::proto::Record;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::leasepb::Lease;
@@ -212,6 +214,7 @@ pub struct Finished {
 /// Writes a snapshot: one bucket after the other in any order, each with ascending keys. The file appears under its
 /// name when it is whole and durable, not before; a writer dropped unfinished leaves nothing.
 pub struct SnapshotWriter {
+    disk: Arc<dyn Disk>,
     /// `None` once finished.
     bolt: Option<BoltWriter>,
     path: PathBuf,
@@ -224,12 +227,20 @@ impl SnapshotWriter {
     /// # Errors
     /// [`Error::Io`]
     pub fn create(path: &Path) -> Result<Self, Error> {
+        Self::create_on(Arc::new(RealDisk), path)
+    }
+
+    /// As [`SnapshotWriter::create`], on another disk than the machine's.
+    ///
+    /// # Errors
+    /// [`Error::Io`]
+    pub fn create_on(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, Error> {
         let mut tmp = path.as_os_str().to_owned();
         tmp.push(TMP_SUFFIX);
         let tmp = PathBuf::from(tmp);
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&tmp);
-        let bolt = BoltWriter::new(options.map_err(io("create", &tmp))?, &tmp)?;
-        Ok(Self { bolt: Some(bolt), path: path.to_owned(), tmp })
+        let file = disk.open(&tmp, Open::Create).map_err(io("create", &tmp))?;
+        let bolt = BoltWriter::new(file, &tmp)?;
+        Ok(Self { disk, bolt: Some(bolt), path: path.to_owned(), tmp })
     }
 
     fn bolt(&mut self) -> &mut BoltWriter {
@@ -342,10 +353,10 @@ impl SnapshotWriter {
             }
         }
         let finished = bolt.finish();
-        let (bytes, sha256) = finished.inspect_err(|_| remove(&self.tmp))?;
-        fs::rename(&self.tmp, &self.path).map_err(io("rename", &self.tmp))?;
-        let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("sync", dir))?;
+        let (bytes, sha256) = finished.inspect_err(|_| remove(&*self.disk, &self.tmp))?;
+        self.disk.rename(&self.tmp, &self.path).map_err(io("rename", &self.tmp))?;
+        let dir = parent_of(&self.path);
+        self.disk.sync_dir(dir).map_err(io("sync", dir))?;
         Ok(Finished { bytes, sha256 })
     }
 }
@@ -353,14 +364,14 @@ impl SnapshotWriter {
 impl Drop for SnapshotWriter {
     fn drop(&mut self) {
         if self.bolt.is_some() {
-            remove(&self.tmp);
+            remove(&*self.disk, &self.tmp);
         }
     }
 }
 
 /// Removes a file that is worth nothing; if it stays, the next writer replaces it.
-fn remove(path: &Path) {
-    if let Err(error) = fs::remove_file(path) {
+fn remove(disk: &dyn Disk, path: &Path) {
+    if let Err(error) = disk.remove(path) {
         tracing::warn!(path = %path.display(), %error, "unfinished snapshot file stays");
     }
 }
@@ -392,7 +403,15 @@ impl SnapshotReader {
     /// # Errors
     /// [`Error`]
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Ok(Self { bolt: BoltFile::open(path)?, path: path.to_owned() })
+        Self::open_on(&RealDisk, path)
+    }
+
+    /// As [`SnapshotReader::open`], on another disk than the machine's.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn open_on(disk: &dyn Disk, path: &Path) -> Result<Self, Error> {
+        Ok(Self { bolt: BoltFile::open(disk, path)?, path: path.to_owned() })
     }
 
     /// Reads the whole file and compares its hash.

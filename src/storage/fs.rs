@@ -114,6 +114,54 @@ pub trait File: Send + Sync {
     }
 }
 
+impl std::fmt::Debug for dyn File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("File")
+    }
+}
+
+/// A part of a file as a stream to read, or a file to write from its start on; without a position that others share.
+#[derive(Debug)]
+pub struct Stream {
+    file: Arc<dyn File>,
+    at: u64,
+    end: u64,
+}
+
+impl Stream {
+    /// The bytes of `from .. end`.
+    pub fn new(file: Arc<dyn File>, from: u64, end: u64) -> Self {
+        Self { file, at: from, end }
+    }
+
+    /// Back to the file.
+    pub fn into_file(self) -> Arc<dyn File> {
+        self.file
+    }
+}
+
+impl io::Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let want = buffer.len().min(left);
+        let read = self.file.read_at(self.at, &mut buffer[..want])?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+impl io::Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_at(self.at, bytes)?;
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The directory that holds `path`'s name; the current one for a bare name.
 pub fn parent_of(path: &Path) -> &Path {
     match path.parent() {

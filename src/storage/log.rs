@@ -67,6 +67,10 @@ pub type FsyncObserver = Arc<dyn Fn(Duration) + Send + Sync>;
 /// Called on the log thread once, with why the log has failed.
 pub type FailureObserver = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// How long the next sync takes, in a simulation.
+#[cfg(feature = "simulation")]
+pub type SyncLatency = Arc<dyn Fn() -> Duration + Send + Sync>;
+
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
@@ -104,6 +108,9 @@ pub struct LogOptions {
     pub observe_fsync: Option<FsyncObserver>,
     /// Told once when the log has failed, after the completions; for failures that no completion reports.
     pub observe_failure: Option<FailureObserver>,
+    /// Asked before each sync of requests; without one a sync takes no time.
+    #[cfg(feature = "simulation")]
+    pub sync_latency: Option<SyncLatency>,
 }
 
 impl LogOptions {
@@ -120,6 +127,8 @@ impl LogOptions {
             clock,
             observe_fsync: None,
             observe_failure: None,
+            #[cfg(feature = "simulation")]
+            sync_latency: None,
         }
     }
 
@@ -245,6 +254,7 @@ pub struct Log(Arc<Handle>);
 
 struct Handle {
     shared: Arc<Shared>,
+    /// `None` in a simulation, where the log is a task and ends with its runtime.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -255,10 +265,22 @@ struct Shared {
     state: Mutex<State>,
     /// The log thread waits here for requests.
     work: Condvar,
+    /// And here when it is a task.
+    #[cfg(feature = "simulation")]
+    work_task: tokio::sync::Notify,
     /// Callers wait here for room in the queue.
     room: Condvar,
     written_bytes: AtomicU64,
     fsyncs: AtomicU64,
+}
+
+impl Shared {
+    /// Wakes the log.
+    fn ring(&self) {
+        self.work.notify_one();
+        #[cfg(feature = "simulation")]
+        self.work_task.notify_one();
+    }
 }
 
 struct State {
@@ -333,13 +355,14 @@ impl Log {
                 committed: recovered.committed.clone(),
             }),
             work: Condvar::new(),
+            #[cfg(feature = "simulation")]
+            work_task: tokio::sync::Notify::new(),
             room: Condvar::new(),
             written_bytes: AtomicU64::new(0),
             fsyncs: AtomicU64::new(0),
         });
         let writer = Writer::new(disk, found.tail, shared.clone(), options).map_err(at("start threads for", dir))?;
-        let spawned = std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run());
-        let thread = Mutex::new(Some(spawned.map_err(at("start a thread for", dir))?));
+        let thread = Mutex::new(start(writer).map_err(at("start a thread for", dir))?);
         Ok((Self(Arc::new(Handle { shared, thread })), recovered))
     }
 
@@ -372,7 +395,7 @@ impl Log {
         state.committed = Some(committed.clone());
         state.committed_unwritten = Some(committed);
         if state.parked {
-            self.0.shared.work.notify_one();
+            self.0.shared.ring();
         }
     }
 
@@ -474,9 +497,21 @@ impl Log {
         state.queued_bytes += request.bytes();
         state.queue.push(Queued { request, done });
         if state.queue.len() == 1 {
-            shared.work.notify_one();
+            shared.ring();
         }
     }
+}
+
+/// Sets the log to work.
+#[cfg(not(feature = "simulation"))]
+fn start(writer: Writer) -> io::Result<Option<JoinHandle<()>>> {
+    std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run()).map(Some)
+}
+
+#[cfg(feature = "simulation")]
+fn start(writer: Writer) -> io::Result<Option<JoinHandle<()>>> {
+    tokio::spawn(writer.run_as_task());
+    Ok(None)
 }
 
 impl State {
@@ -539,7 +574,7 @@ fn decode_place(place: &Place, segment: &Segment, bytes: &Bytes, start: usize) -
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.state.lock().closing = true;
-        self.shared.work.notify_one();
+        self.shared.ring();
         let Some(thread) = self.thread.get_mut().take() else { return };
         // A completion may have held the last handle; a thread cannot wait for itself.
         if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {

@@ -19,14 +19,7 @@ impl Client {
     pub async fn call(&self, request: &Request) -> Outcome {
         match self.within(self.answer(request)).await {
             Ok(out) => Outcome::Ok { out },
-            Err(Error::Status(status)) => {
-                let code = format!("{:?}", status.code());
-                // Without a connection nothing was sent.
-                let unsent = status.code() == Code::Unavailable && status.message() == NOT_CONNECTED;
-                let definite = unsent || is_definite(status.code());
-                let err = Failure { code, msg: status.message().into(), definite };
-                if err.definite { Outcome::Fail { err } } else { Outcome::Info { err } }
-            }
+            Err(Error::Status(status)) => without_answer(&status),
             Err(error) => {
                 let code = if matches!(error, Error::Deadline(_)) { "deadline" } else { "connection" };
                 Outcome::Info { err: Failure { code: code.into(), msg: error.to_string(), definite: false } }
@@ -93,11 +86,23 @@ impl Client {
     }
 }
 
-fn at(header: Option<pb::ResponseHeader>) -> Reply {
+/// What an error says of a request's fate.
+pub fn without_answer(status: &Status) -> Outcome {
+    let code = format!("{:?}", status.code());
+    // Without a connection nothing was sent.
+    let unsent = status.code() == Code::Unavailable && status.message() == NOT_CONNECTED;
+    let definite = unsent || is_definite(status.code());
+    let err = Failure { code, msg: status.message().into(), definite };
+    if err.definite { Outcome::Fail { err } } else { Outcome::Info { err } }
+}
+
+/// An answer that has a header and nothing else of interest.
+pub fn at(header: Option<pb::ResponseHeader>) -> Reply {
     Reply { rev: super::revision(header), ..Reply::default() }
 }
 
-fn range_of(range: &Range) -> pb::RangeRequest {
+/// A read as a message.
+pub fn range_of(range: &Range) -> pb::RangeRequest {
     use pb::range_request::{SortOrder, SortTarget};
     let (sort_order, sort_target) = match range.sort {
         None => (SortOrder::None, SortTarget::Key),
@@ -130,7 +135,8 @@ fn range_of(range: &Range) -> pb::RangeRequest {
     }
 }
 
-fn put_of(put: &Put) -> pb::PutRequest {
+/// A write as a message.
+pub fn put_of(put: &Put) -> pb::PutRequest {
     pb::PutRequest {
         key: bytes_of(&put.key),
         value: bytes_of(&put.value),
@@ -140,7 +146,8 @@ fn put_of(put: &Put) -> pb::PutRequest {
     }
 }
 
-fn delete_of(delete: &Delete) -> pb::DeleteRangeRequest {
+/// A deletion as a message.
+pub fn delete_of(delete: &Delete) -> pb::DeleteRangeRequest {
     pb::DeleteRangeRequest {
         key: bytes_of(&delete.key),
         range_end: delete.end.as_deref().map(bytes_of).unwrap_or_default(),
@@ -178,7 +185,8 @@ fn op_of(request: &Request) -> pb::RequestOp {
     }
 }
 
-fn txn_of(txn: &Txn) -> pb::TxnRequest {
+/// A transaction as a message.
+pub fn txn_of(txn: &Txn) -> pb::TxnRequest {
     pb::TxnRequest {
         compare: txn.compare.iter().map(compare_of).collect(),
         success: txn.success.iter().map(op_of).collect(),
@@ -186,21 +194,25 @@ fn txn_of(txn: &Txn) -> pb::TxnRequest {
     }
 }
 
-fn of_range(answer: pb::RangeResponse) -> Reply {
+/// What answers a read.
+pub fn of_range(answer: pb::RangeResponse) -> Reply {
     let kvs = answer.kvs.into_iter().map(kv_of).collect();
     Reply { kvs, more: answer.more, count: answer.count, ..at(answer.header) }
 }
 
-fn of_put(answer: pb::PutResponse) -> Reply {
+/// What answers a write.
+pub fn of_put(answer: pb::PutResponse) -> Reply {
     Reply { prev: answer.prev_kv.into_iter().map(kv_of).collect(), ..at(answer.header) }
 }
 
-fn of_delete(answer: pb::DeleteRangeResponse) -> Reply {
+/// What answers a deletion.
+pub fn of_delete(answer: pb::DeleteRangeResponse) -> Reply {
     let prev = answer.prev_kvs.into_iter().map(kv_of).collect();
     Reply { deleted: answer.deleted, prev, ..at(answer.header) }
 }
 
-fn of_txn(answer: pb::TxnResponse) -> Reply {
+/// What answers a transaction.
+pub fn of_txn(answer: pb::TxnResponse) -> Reply {
     use pb::response_op::Response;
     // The inner headers say nothing that the outer one does not.
     let inner = |response: pb::ResponseOp| match response.response {
@@ -215,7 +227,7 @@ fn of_txn(answer: pb::TxnResponse) -> Reply {
 }
 
 /// A key-value out of an answer.
-pub(super) fn kv_of(kv: mvccpb::KeyValue) -> Kv {
+pub fn kv_of(kv: mvccpb::KeyValue) -> Kv {
     Kv {
         key: text(&kv.key),
         value: text(&kv.value),

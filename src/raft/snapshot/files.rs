@@ -79,7 +79,7 @@ impl SnapshotFile {
     /// # Errors
     /// When it cannot be read, or kelson did not write it.
     pub fn meta(&self) -> io::Result<SnapshotMeta> {
-        read_mark(&self.0.path).map(|mark| meta_of(&mark))
+        read_mark(&*self.0.dir.disk, &self.0.path).map(|mark| meta_of(&mark))
     }
 }
 
@@ -124,7 +124,7 @@ impl Receiving {
     /// The disk's; [`io::ErrorKind::InvalidData`] or the file's own error when it is not what kelson sends.
     pub fn finish(self) -> io::Result<SnapshotFile> {
         self.file.sync_all()?;
-        verify(self.hold.path())?;
+        verify(&*self.hold.0.dir.disk, self.hold.path())?;
         self.hold.meta()?;
         Ok(self.hold)
     }
@@ -198,7 +198,7 @@ impl Snapshots {
     /// # Errors
     /// When there is a file and it cannot be read, or kelson did not write it.
     pub fn newest_mark(&self) -> io::Result<Option<Mark>> {
-        self.newest().map(|path| read_mark(&path)).transpose()
+        self.newest().map(|path| read_mark(&*self.dir()?.disk, &path)).transpose()
     }
 
     /// The state of the newest file that an earlier process left, whether or not the checkpoint holds a newer one.
@@ -207,7 +207,7 @@ impl Snapshots {
     /// When there is a file and it cannot be read; an older one is not taken instead, for the log may begin behind it.
     pub fn load(&self) -> io::Result<Option<Loaded>> {
         let Some(path) = self.newest() else { return Ok(None) };
-        let loaded = load(&path)?;
+        let loaded = load(&*self.dir()?.disk, &path)?;
         self.recognize(&loaded.mark, path)?;
         Ok(Some(loaded))
     }
@@ -220,7 +220,7 @@ impl Snapshots {
     /// When the file cannot be read.
     pub fn recall(&self, checkpoint: &Mark) -> io::Result<()> {
         let Some(path) = self.newest() else { return Ok(()) };
-        let mark = read_mark(&path)?;
+        let mark = read_mark(&*self.dir()?.disk, &path)?;
         if mark.log_id <= checkpoint.log_id {
             self.recognize(&mark, path)?;
         }
@@ -253,9 +253,9 @@ impl Snapshots {
     pub fn save(&self, image: &Image) -> io::Result<Held> {
         let dir = self.dir()?;
         let path = dir.named(&image.mark);
-        let finished = image.write(&path).map_err(io::Error::other)?;
+        let finished = image.write(&dir.disk, &path).map_err(io::Error::other)?;
         // A file that does not read back must not be the newest one at the next start.
-        verify(&path).inspect_err(|_| remove(&dir, &path))?;
+        verify(&*dir.disk, &path).inspect_err(|_| remove(&dir, &path))?;
         tracing::info!(path = %path.display(), bytes = finished.bytes, "snapshot written");
         Ok(self.keep(&dir, meta_of(&image.mark), path))
     }
@@ -297,7 +297,7 @@ impl Snapshots {
     /// # Errors
     /// The disk's; [`io::ErrorKind::InvalidData`] when the file is damaged or does not hold the state at `meta`.
     pub fn install(&self, meta: &SnapshotMeta, file: &SnapshotFile) -> io::Result<Loaded> {
-        let loaded = load(file.path())?;
+        let loaded = load(&*file.0.dir.disk, file.path())?;
         if meta_of(&loaded.mark) != *meta {
             let reason = format!("{}: holds {}, not {meta}", file.path().display(), meta_of(&loaded.mark));
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
@@ -364,7 +364,8 @@ impl Snapshots {
     pub fn unnamed(&self, image: &Image) -> io::Result<Unnamed> {
         let temporary = tempfile::Builder::new().prefix("sending-").tempdir_in(&self.dir()?.path)?;
         let path = temporary.path().join("db");
-        image.write(&path).map_err(io::Error::other)?;
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        image.write(&disk, &path).map_err(io::Error::other)?;
         let (bytes, reader) = etcd_file::open_image(&path)?;
         Ok(Unnamed { bytes, reader })
     }

@@ -2,16 +2,15 @@
 //! bucket is left after as many pages as the file has, so that pages pointing at each other end.
 
 use std::cmp::Ordering;
-use std::fs::File;
-use std::io::{self as std_io, ErrorKind, Read};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::layout::{
     BRANCH, BUCKET, BUCKET_HEADER, ELEMENT, HASH_BYTES, LEAF, META_BYTES, Meta, PAGE_HEADER, u16_at, u32_at, u64_at,
 };
 use super::write::sha256;
 use super::{Error, io};
+use crate::storage::fs::{Disk, File, Open, Stream};
 
 /// Longest page with its overflow that is read into memory; values in etcd are limited far below.
 const NODE_BYTES_MAX: u64 = 1 << 30;
@@ -26,7 +25,7 @@ const SECTOR: u64 = 512;
 /// See the module.
 #[derive(Debug)]
 pub struct BoltFile {
-    file: File,
+    file: Arc<dyn File>,
     path: PathBuf,
     meta: Meta,
     image_bytes: u64,
@@ -38,15 +37,17 @@ impl BoltFile {
     ///
     /// # Errors
     /// [`Error`]
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let file = File::open(path).map_err(io("open", path))?;
-        let bytes = file.metadata().map_err(io("stat", path))?.len();
+    pub fn open(disk: &dyn Disk, path: &Path) -> Result<Self, Error> {
+        let file = disk.open(path, Open::Read).map_err(io("open", path))?;
+        let bytes = file.len().map_err(io("stat", path))?;
         let has_hash = bytes % SECTOR == HASH_BYTES as u64;
         let image_bytes = if has_hash { bytes - HASH_BYTES as u64 } else { bytes };
         let metas = meta_offsets().filter_map(|at| {
             let mut body = [0; META_BYTES];
-            file.read_exact_at(&mut body, at + PAGE_HEADER as u64).ok()?;
-            Meta::decode(&body).filter(|meta| at == 0 || at == u64::from(meta.page_bytes))
+            let read = file.read_at(at + PAGE_HEADER as u64, &mut body).ok()?;
+            Meta::decode(&body)
+                .filter(|_| read == META_BYTES)
+                .filter(|meta| at == 0 || at == u64::from(meta.page_bytes))
         });
         let Some(meta) = metas.max_by_key(|meta| meta.transaction) else {
             return Err(Error::corrupt(path, "no valid meta page; this is no bbolt file of version 2"));
@@ -80,7 +81,7 @@ impl BoltFile {
         if !self.has_hash {
             return Err(self.corrupt("there is no hash behind the image"));
         }
-        let mut image = ReadAt { file: &self.file, at: 0, end: self.image_bytes };
+        let mut image = Stream::new(self.file.clone(), 0, self.image_bytes);
         let found = sha256(&mut image).map_err(io("read", &self.path))?;
         let mut promised = [0; HASH_BYTES];
         self.read_at(&mut promised, self.image_bytes)?;
@@ -157,31 +158,12 @@ impl BoltFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<(), Error> {
-        self.file.read_exact_at(buffer, at).map_err(|error| match error.kind() {
-            ErrorKind::UnexpectedEof => self.corrupt("cut while it was read"),
-            _ => io("read", &self.path)(error),
-        })
+        let read = self.file.read_at(at, buffer).map_err(io("read", &self.path))?;
+        if read == buffer.len() { Ok(()) } else { Err(self.corrupt("cut while it was read")) }
     }
 
     fn corrupt(&self, reason: impl Into<String>) -> Error {
         Error::corrupt(&self.path, reason)
-    }
-}
-
-/// A part of a file as a stream, without the file's own position, which readers share.
-struct ReadAt<'a> {
-    file: &'a File,
-    at: u64,
-    end: u64,
-}
-
-impl Read for ReadAt<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std_io::Result<usize> {
-        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
-        let want = buffer.len().min(left);
-        let read = self.file.read_at(&mut buffer[..want], self.at)?;
-        self.at += read as u64;
-        Ok(read)
     }
 }
 

@@ -3,15 +3,15 @@
 //!
 //! Bulk writing only: no page is ever changed, none is free.
 
-use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use super::layout::{BRANCH, BUCKET, BUCKET_HEADER, ELEMENT, HASH_BYTES, LEAF, META, Meta, PAGE_HEADER};
 use super::{Error, io};
+use crate::storage::fs::{File, Stream};
 
 /// bbolt's usual page size, which etcd's files have on every common machine.
 const PAGE_BYTES: usize = 4096;
@@ -24,7 +24,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 
 /// See the module.
 pub struct BoltWriter {
-    out: BufWriter<File>,
+    out: BufWriter<Stream>,
     path: PathBuf,
     next_page: u64,
     /// Finished buckets: name and root page.
@@ -116,8 +116,8 @@ impl BoltWriter {
     ///
     /// # Errors
     /// [`Error::Io`]
-    pub fn new(file: File, path: &Path) -> Result<Self, Error> {
-        let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
+    pub fn new(file: Arc<dyn File>, path: &Path) -> Result<Self, Error> {
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, Stream::new(file, 0, 0));
         let room = [0; FIRST_PAGE as usize * PAGE_BYTES];
         out.write_all(&room).map_err(io("write", path))?;
         Ok(Self { out, path: path.to_owned(), next_page: FIRST_PAGE, buckets: Vec::new(), open: None })
@@ -184,18 +184,18 @@ impl BoltWriter {
         }
         let root = self.write_node(&mut node, LEAF)?;
         let (pages, path) = (self.next_page, self.path);
-        let mut file = self.out.into_inner().map_err(|error| io("write", &path)(error.into_error()))?;
+        let out = self.out.into_inner().map_err(|error| io("write", &path)(error.into_error()))?;
+        let file = out.into_file();
         for (id, transaction) in [(0u64, 2), (1, 1)] {
             let mut page = vec![0; PAGE_HEADER];
             page[..8].copy_from_slice(&id.to_le_bytes());
             page[8..10].copy_from_slice(&META.to_le_bytes());
             page.extend_from_slice(&Meta { page_bytes: PAGE_BYTES as u32, root, pages, transaction }.encode());
-            file.write_all_at(&page, id * PAGE_BYTES as u64).map_err(io("write", &path))?;
+            file.write_at(id * PAGE_BYTES as u64, &page).map_err(io("write", &path))?;
         }
-        file.seek(SeekFrom::Start(0)).map_err(io("seek", &path))?;
         let bytes = pages * PAGE_BYTES as u64;
-        let hash = sha256(&mut (&file).take(bytes)).map_err(io("read", &path))?;
-        file.write_all_at(&hash, bytes).map_err(io("write", &path))?;
+        let hash = sha256(&mut Stream::new(file.clone(), 0, bytes)).map_err(io("read", &path))?;
+        file.write_at(bytes, &hash).map_err(io("write", &path))?;
         file.sync_all().map_err(io("sync", &path))?;
         Ok((bytes + HASH_BYTES as u64, hash))
     }

@@ -1,5 +1,8 @@
 //! The log thread: takes what is queued, writes it with as few calls as possible, syncs once, reports in order.
 
+#[cfg(feature = "simulation")]
+mod task;
+
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
@@ -95,6 +98,7 @@ impl Writer {
     }
 
     /// Runs until the last handle is dropped or the disk fails.
+    #[cfg(not(feature = "simulation"))]
     pub fn run(mut self) {
         self.retire();
         loop {
@@ -115,6 +119,7 @@ impl Writer {
     }
 
     /// Sleeps until there is work, without spinning.
+    #[cfg(not(feature = "simulation"))]
     fn wait(&mut self) -> Work {
         let mut state = self.shared.state.lock();
         loop {
@@ -148,7 +153,14 @@ impl Writer {
         self.stated < self.durable && self.stated < self.content_end
     }
 
+    #[cfg(not(feature = "simulation"))]
     fn write_requests(&mut self) -> io::Result<()> {
+        let purges = self.put_requests()?;
+        self.settle(purges)
+    }
+
+    /// Writes the batch; says whether it purges.
+    fn put_requests(&mut self) -> io::Result<bool> {
         let batch = std::mem::take(&mut self.batch);
         let purged = self.stream.purged.as_ref().map(|(index, _)| *index);
         let encoded = batch.iter().try_for_each(|queued| self.put_request(&queued.request));
@@ -156,7 +168,11 @@ impl Writer {
         encoded?;
         self.put_committed()?;
         self.write_out()?;
-        let purges = self.stream.purged.as_ref().map(|(index, _)| *index) != purged;
+        Ok(self.stream.purged.as_ref().map(|(index, _)| *index) != purged)
+    }
+
+    /// Makes what was written durable and shows it.
+    fn settle(&mut self, purges: bool) -> io::Result<()> {
         // Files are given away on the strength of the purge record, so that one is synced whatever the options say.
         if purges || !self.options.unsafe_no_fsync {
             self.sync()?;
