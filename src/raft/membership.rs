@@ -180,6 +180,11 @@ impl Node {
         }
         // One at a time, so that the checks hold for what is changed.
         let _alone = self.changing.lock().await;
+        // The change before may have removed this member. Until openraft has noticed it still appends what it is given, but
+        // in no state in which a membership may be.
+        if self.is_removed(self.identity.member_id) {
+            return Ok(None);
+        }
         let is_promotion = matches!(change, Change::Promote(_));
         let changed = self.change_alone(change).await;
         if is_promotion {
@@ -371,7 +376,9 @@ impl Node {
 
     /// Hands the leadership over and returns when the other member has it.
     async fn move_leader(&self, to: u64) -> Result<Changed, Fate> {
-        if !self.members().iter().any(|member| member.id == to && !member.is_learner) {
+        // A voter to Raft, not only to clients: one that is still to get its vote cannot be elected, and openraft's leader
+        // takes no writes while it waits for that, which would be for ever.
+        if !self.voters().contains(&to) {
             return Err(Error::BadTransferee.into());
         }
         let index = self.shared.applied_index();

@@ -241,6 +241,22 @@ async fn a_log_of_few_large_entries_is_purged_behind_a_snapshot() {
     member.shutdown().await;
 }
 
+/// The leader waited for it to be elected, took no writes meanwhile, and could not give it its vote, which is a write too.
+#[tokio::test]
+async fn the_leadership_does_not_go_to_a_member_that_has_no_vote_yet() {
+    use membership::{Change, Error as Refusal, Fate};
+    let node = node(Arc::new(SimDisk::new()), 1).await;
+    let me = pb::Member { id: 7, name: "seven".to_owned(), ..pb::Member::default() };
+    node.propose(Command::Publish(me)).await.unwrap();
+    let nobody_there = vec!["http://127.0.0.1:1".to_owned()];
+    let added = node.change(Change::Add { peer_urls: nobody_there, is_learner: false }).await.unwrap().added.unwrap();
+    assert!(!added.is_learner, "to clients it is a voter");
+    let moved = node.change(Change::MoveLeader(added.id)).await;
+    assert!(matches!(moved, Err(Fate::Refused(Refusal::BadTransferee))), "{moved:?}");
+    node.propose(put("a", "1")).await.unwrap();
+    node.shutdown().await;
+}
+
 #[test]
 fn a_snapshot_ahead_of_the_checkpoint_is_passed_over() {
     let dir = tempfile::tempdir().unwrap();

@@ -90,3 +90,26 @@ async fn members_come_go_stand_still_and_go_on() {
     cluster.pause(0).await;
     cluster.shutdown().await;
 }
+
+/// It had no business to: openraft is no leader any more and still takes what it is given, which ended the member with a
+/// broken invariant where there are debug assertions.
+#[tokio::test]
+async fn a_leader_that_has_removed_itself_changes_the_membership_no_more() {
+    let mut cluster = Cluster::start(2).await.unwrap();
+    let leader = cluster.leader().await;
+    let node = cluster.member(leader).server().node().clone();
+    let removal = node.change(Change::Remove(node.status().member_id));
+    let addition = node.change(Change::Add { peer_urls: vec!["http://127.0.0.1:1".to_owned()], is_learner: true });
+    let (removed, reason) = tokio::join!(removal, async {
+        tokio::select! {
+            reason = cluster.failed() => reason,
+            // Its turn comes right behind the removal; by whom it is done in the end does not matter.
+            _ = async { drop(addition.await); std::future::pending::<()>().await } => unreachable!("for ever"),
+        }
+    });
+    removed.unwrap();
+    assert!(reason.contains("permanently removed"), "{reason}");
+    cluster.kill(leader).await;
+    cluster.leader_among(&[1 - leader]).await;
+    cluster.shutdown().await;
+}

@@ -154,6 +154,10 @@ impl Run<'_> {
         let floor = Floor::new(&self.placed);
         let mut wanted: Vec<(i64, Vec<usize>)> = Vec::new();
         for entry in self.log.entries.values().filter(|entry| !owners.contains_key(&entry.rev)) {
+            // Nobody need have asked for it, though somebody may have, whose request would do the same.
+            if self.is_end_of_lease(entry) {
+                continue;
+            }
             let candidates = match entry.events.iter().find(|event| !event.deleted) {
                 Some(put) => by_value.get(&(put.kv.key.as_str(), put.kv.value.as_str())),
                 None => Some(&deleting),
@@ -165,9 +169,6 @@ impl Run<'_> {
                 if in_time && same_changes(&effect.events, &entry.events) && !fitting.contains(&index) {
                     fitting.push(index);
                 }
-            }
-            if fitting.is_empty() && self.is_end_of_lease(entry) {
-                continue;
             }
             wanted.push((entry.rev, fitting));
         }
