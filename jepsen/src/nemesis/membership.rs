@@ -13,7 +13,7 @@ const CHANGE_MAX: Duration = Duration::from_secs(30);
 /// One request of it.
 const DEADLINE: Duration = Duration::from_secs(4);
 /// A member that was removed while it was away learns of it within this, and ends.
-const GHOST_MAX: Duration = Duration::from_secs(20);
+const GHOST_MAX: Duration = Duration::from_secs(30);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -25,7 +25,16 @@ impl Fault<'_> {
         let asked = (member + 1 + self.rng.below(u64::from(self.cluster.size() - 1)) as u32) % self.cluster.size();
         let client = self.cluster.client(asked, DEADLINE)?;
         let started = Instant::now();
-        let Some(old) = id_of(&client, &url).await? else { anyhow::bail!("it is no member") };
+        let patience = Patience::new();
+        let old = loop {
+            match id_of(&client, &url).await {
+                Ok(Some(old)) => break old,
+                Ok(None) => anyhow::bail!("it is no member"),
+                // Nothing is broken yet, and a busy member may answer the next question.
+                Err(error) if !patience.more().await => return Err(error),
+                Err(_) => {}
+            }
+        };
         // A removed member ends by itself: no surprise.
         self.cluster.may_end(member, true);
         let is_ghost = self.step.kind == Kind::Ghost;

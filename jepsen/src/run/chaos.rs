@@ -17,7 +17,7 @@ use crate::target::Template;
 /// All members of a new cluster answer within this.
 const START_MAX: Duration = Duration::from_secs(60);
 /// What a server writes when it panics.
-const PANICS: [&str; 4] = ["panicked at", "panic: ", "fatal error: ", "SIGSEGV"];
+const PANICS: [&str; 5] = ["panicked at", "\"msg\":\"panicked\"", "panic: ", "fatal error: ", "SIGSEGV"];
 /// Lines of a log that are shown.
 const PANIC_LINES_MAX: usize = 3;
 
