@@ -12,9 +12,9 @@ use jepsen::export;
 use jepsen::history::files::History;
 use jepsen::nemesis::schedule::{self, Kind as Nemesis};
 use jepsen::plan::Plan;
-use jepsen::report::{RunDir, Verdict};
+use jepsen::report::{RunDir, Verdict, campaign, overview};
 use jepsen::run::faults::Situation;
-use jepsen::run::{chaos, crash, faults, load, suite};
+use jepsen::run::{chaos, crash, endurance, faults, load, suite};
 use jepsen::target::Template;
 use jepsen::workload::Kind;
 
@@ -85,6 +85,24 @@ enum Command {
         /// The directory of all runs instead of runs/…
         #[arg(long)]
         out: Option<PathBuf>,
+        /// How long each run loads, instead of what the list says
+        #[arg(long, value_parser = duration)]
+        each: Option<Duration>,
+        #[command(flatten)]
+        endurance: EnduranceArgs,
+    },
+    /// Adds up stored runs, of any number of directories: totals, workload by fault, service, targets side by side
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report {
+        /// Runs, or directories with runs below them
+        #[arg(required = true)]
+        dirs: Vec<PathBuf>,
+        /// Prints JSON instead of text
+        #[arg(long)]
+        json: bool,
+        /// Writes a page to this file
+        #[arg(long)]
+        html: Option<PathBuf>,
     },
     /// Runs a stored run's plan again, several times, and says how often it ends alike
     Replay {
@@ -118,6 +136,28 @@ enum Command {
     },
     /// What this machine can do, and what stands in where it cannot
     Doctor,
+}
+
+const REPORT_EXAMPLES: &str = "Examples:
+  jepsen report runs/endurance-1
+  jepsen report runs/endurance-1 runs/endurance-2 --html report.html
+  jepsen report runs/kelson runs/etcd --json    # side by side, where both ran the same plans";
+
+/// What only `suite endurance` takes.
+#[derive(Args)]
+struct EnduranceArgs {
+    /// endurance: until when new runs are begun, such as 90m
+    #[arg(long, value_parser = duration)]
+    time: Option<Duration>,
+    /// endurance: sizes of clusters, in turn
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=7), default_values_t = [3, 5])]
+    members: Vec<u32>,
+    /// endurance: concurrent clients of a run
+    #[arg(long, default_value_t = 16)]
+    clients: u32,
+    /// endurance: requests per second, all clients together
+    #[arg(long, default_value_t = 1200)]
+    rate: u64,
 }
 
 #[derive(Args)]
@@ -195,7 +235,7 @@ fn possible() -> Vec<Nemesis> {
 
 /// Runs the same plan again, into directories beside the stored one.
 async fn replay(dir: &std::path::Path, times: usize) -> anyhow::Result<Verdict> {
-    let plan = History::read(dir)?.plan;
+    let plan = History::read_plan(dir)?;
     anyhow::ensure!(!plan.arguments.is_empty(), "{}: it does not say how it was run", dir.display());
     move_into_namespace()?;
     let mut verdicts = Vec::new();
@@ -266,6 +306,8 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
             kind: *kind,
             endpoints: args.endpoints.iter().map(|endpoint| with_scheme(endpoint)).collect(),
             target: args.endpoints.join(","),
+            version: String::new(),
+            sha256: String::new(),
             seed: args.seed,
             time: args.time,
             clients: args.clients,
@@ -288,6 +330,7 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
             server.ready(START_LIMIT).await.map_err(|error| anyhow::anyhow!("{error}: {}", server.log_tail()))?;
             options.endpoints = vec![template.url()];
             options.target = template.binary.display().to_string();
+            (options.version, options.sha256) = (template.version(), template.sha256());
             let verdict = load::run(options).await;
             if let Some(status) = server.ended()? {
                 println!("  the server ended by itself ({status}): {}", server.log_tail());
@@ -322,6 +365,24 @@ fn export_run(dir: &std::path::Path, edn: bool, porcupine: bool) -> anyhow::Resu
 
 fn check_again(dir: &std::path::Path) -> anyhow::Result<Verdict> {
     load::conclude(&History::read(dir)?, &RunDir::open(dir)?)
+}
+
+/// How long each run of an endurance loads, unless told otherwise,
+const ENDURANCE_EACH: Duration = Duration::from_secs(60);
+/// and its watches.
+const ENDURANCE_READERS: usize = 50;
+
+fn report(dirs: &[PathBuf], json: bool, html: Option<&std::path::Path>) -> anyhow::Result<Verdict> {
+    let runs = campaign::read(dirs)?;
+    anyhow::ensure!(!runs.is_empty(), "no runs there");
+    if let Some(path) = html {
+        std::fs::write(path, overview::render(&runs))?;
+    }
+    match json {
+        true => println!("{:#}", campaign::json(&runs)),
+        false => print!("{}", campaign::text(&runs)),
+    }
+    Ok(campaign::verdict(&runs))
 }
 
 #[derive(Args)]
@@ -374,8 +435,12 @@ struct CrashArgs {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum SuiteName {
+    /// Nine runs of 40 s
     Smoke,
+    /// Every workload five times, 90 s each
     Nightly,
+    /// Run after run until `--time` is used, all workloads and faults; goes on where `--out` has runs
+    Endurance,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -431,17 +496,38 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
             faults::run(template, &situations, out).await
         }
         Command::Run { run } => run_workloads(run).await,
-        Command::Suite { suite, target, binary, seed, dirs, out } => {
+        Command::Suite { suite, target, binary, seed, dirs, out, each, endurance } => {
             move_into_namespace()?;
             let target_of = binary.map_or(target.target, |binary| binary.display().to_string());
+            let template = Template::new(&target_of, target.arguments)?;
+            let (directories, possible) = (dirs.rules(), possible());
             let suite = match suite {
                 SuiteName::Smoke => suite::Suite::Smoke,
                 SuiteName::Nightly => suite::Suite::Nightly,
+                SuiteName::Endurance => {
+                    let EnduranceArgs { time, members, clients, rate } = endurance;
+                    let time = time.ok_or_else(|| anyhow::anyhow!("endurance needs --time"))?;
+                    let each = each.unwrap_or(ENDURANCE_EACH);
+                    let readers = ENDURANCE_READERS;
+                    return endurance::run(endurance::Options {
+                        template,
+                        seed,
+                        time,
+                        each,
+                        members,
+                        clients,
+                        rate,
+                        readers,
+                        directories,
+                        possible,
+                        out,
+                    })
+                    .await;
+                }
             };
-            let template = Template::new(&target_of, target.arguments)?;
-            let (directories, possible) = (dirs.rules(), possible());
-            suite::run(suite::Options { suite, template, seed, directories, possible, out }).await
+            suite::run(suite::Options { suite, template, seed, directories, possible, each, out }).await
         }
+        Command::Report { dirs, json, html } => report(&dirs, json, html.as_deref()),
         Command::Replay { dir, times } => replay(&dir, times).await,
         Command::Check { dir } => check_again(&dir),
         Command::Export { dir, edn, porcupine } => export_run(&dir, edn, porcupine),

@@ -188,13 +188,13 @@ pub fn swarm(kinds: &[Kind], seed: u64) -> Vec<Kind> {
     }
 }
 
-/// The steps of one lane, enough for this time. Each kind comes once before any comes twice.
+/// The steps of one lane, enough for this time, and each kind at least once. Each comes once before any comes twice.
 pub fn steps(kinds: &[Kind], lane: LaneOf, seed: u64, time: Duration) -> Vec<Step> {
     let kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| kind.lane() == lane).collect();
     let mut rng = Rng::new(seed).fork(20 + lane as u64);
     let (mut steps, mut sum) = (Vec::new(), 0);
     let mut round: Vec<Kind> = Vec::new();
-    while !kinds.is_empty() && sum < time.as_millis() as u64 {
+    while steps.len() < kinds.len() || !kinds.is_empty() && sum < time.as_millis() as u64 {
         if round.is_empty() {
             round.clone_from(&kinds);
         }
@@ -218,6 +218,10 @@ mod tests {
         assert_ne!(all(1), all(2));
         let first: std::collections::BTreeSet<Kind> = all(1).iter().take(9).map(|step| step.kind).collect();
         assert_eq!(first.len(), 9);
+        // However short the time is, each kind has a step.
+        let short: std::collections::BTreeSet<Kind> =
+            steps(&Kind::ALL, LaneOf::Processes, 1, Duration::from_secs(5)).iter().map(|step| step.kind).collect();
+        assert_eq!(short.len(), 9);
     }
 
     #[test]

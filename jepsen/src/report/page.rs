@@ -14,7 +14,8 @@ const ROWS_MAX: usize = 60;
 /// Operations in the table round the first anomaly.
 const NAMED_MAX: usize = 40;
 
-const STYLE: &str = "body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1000px;padding:0 1em;color:#1b1f24;background:#fff}\
+/// How all pages look.
+pub(super) const STYLE: &str = "body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1000px;padding:0 1em;color:#1b1f24;background:#fff}\
 h1{font-size:1.4em;padding:.6em .8em;border-radius:6px;color:#fff}h2{font-size:1.1em;margin-top:2em}\
 .valid{background:#1a7f37}.invalid{background:#c0262d}.inconclusive{background:#9a6700}\
 table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid #d8dee4;padding:.3em .5em;text-align:left;vertical-align:top;\
@@ -153,12 +154,13 @@ fn faults(history: &History) -> String {
     )
 }
 
-fn head(names: &[&str]) -> String {
+/// A row of headings.
+pub(super) fn head(names: &[&str]) -> String {
     format!("<tr>{}</tr>", names.iter().map(|name| format!("<th>{name}</th>")).collect::<String>())
 }
 
 /// A row of cells that are HTML already.
-fn row(rows: &mut String, cells: &[&str]) {
+pub(super) fn row(rows: &mut String, cells: &[&str]) {
     let cells: String = cells.iter().map(|cell| format!("<td>{cell}</td>")).collect();
     write!(rows, "<tr>{cells}</tr>").expect("a string takes everything");
 }

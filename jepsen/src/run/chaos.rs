@@ -77,17 +77,21 @@ pub async fn run(options: Options) -> anyhow::Result<Verdict> {
         lanes.into_iter().map(|lane| (lane, steps(&kinds, lane, load.seed, load.time))).collect();
     dir.write_json("schedule.json", &schedule)?;
     load.target = template.binary.display().to_string();
+    (load.version, load.sha256) = (template.version(), template.sha256());
     let disks = kinds.iter().any(|kind| kind.needs_chaosfs()).then_some(directories);
     let clocks = kinds.contains(&Kind::Clock);
     let cluster = Arc::new(Cluster::new(cluster::Options { template, members, disks, clocks, dir: dir.clone() })?);
     cluster.start_all(START_MAX).await?;
     load.endpoints = (0..members).map(|member| cluster.url(member)).collect();
     load.kinds = kinds.iter().map(|kind| kind.name().to_owned()).collect();
-    load.nemeses = vec![Box::new(Guard(cluster.clone()))];
+    let at_work = Arc::new(());
+    load.nemeses = vec![Box::new(Guard { cluster: cluster.clone(), at_work: at_work.clone() })];
     for (lane, steps) in schedule {
-        let nemesis: Box<dyn Nemesis> = Box::new(Lane { cluster: cluster.clone(), steps, lane });
+        let (cluster, at_work) = (cluster.clone(), at_work.clone());
+        let nemesis: Box<dyn Nemesis> = Box::new(Lane { cluster, steps, lane, at_work });
         load.nemeses.push(nemesis);
     }
+    drop(at_work);
     let mut history = load::record(load).await?;
     for (member, status, log) in cluster.ended() {
         history.faults.push(broken("ended by itself", member, format!("{status}: {log}"), history.plan.healed));
@@ -105,7 +109,15 @@ pub async fn run(options: Options) -> anyhow::Result<Verdict> {
 
 fn broken(what: &str, member: u32, evidence: String, at: u64) -> crate::history::files::Fault {
     let name = format!("{}{what}", crate::nemesis::BROKEN);
-    crate::history::files::Fault { name, nodes: vec![member], start: at, end: at, evidence, effect: 1 }
+    crate::history::files::Fault {
+        name,
+        nodes: vec![member],
+        start: at,
+        end: at,
+        evidence,
+        effect: 1,
+        ..Default::default()
+    }
 }
 
 /// The first lines of a log that tell of a panic.

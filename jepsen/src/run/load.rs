@@ -17,6 +17,7 @@ use crate::client::Client;
 use crate::history::files::{History, Plan};
 use crate::history::op::{Op, Outcome, Reply, Request};
 use crate::nemesis::{Nemesis, Windows};
+use crate::report::tally::Tally;
 use crate::report::{RunDir, Verdict};
 use crate::rng::Rng;
 use crate::workload::script::{Script, Step};
@@ -51,6 +52,10 @@ pub struct Options {
     pub endpoints: Vec<String>,
     /// What was started, for the report.
     pub target: String,
+    /// What it says to `--version`, and the SHA-256 of its file; empty = not known.
+    pub version: String,
+    /// See above.
+    pub sha256: String,
     /// Fixes the requests.
     pub seed: u64,
     /// How long clients work.
@@ -84,6 +89,8 @@ pub struct Shared {
     settled: Arc<AtomicI64>,
     /// The newest revision that an answer named.
     pub head: Arc<AtomicI64>,
+    /// The newest revision up to which a collector has seen everything.
+    pub collected: Arc<AtomicI64>,
     /// The revision before the run.
     pub base: i64,
 }
@@ -144,18 +151,10 @@ pub fn conclude(history: &History, dir: &RunDir) -> anyhow::Result<Verdict> {
         Judgement::Valid if answered < ANSWERED_MIN => Verdict::Inconclusive,
         Judgement::Valid => Verdict::Valid,
     };
-    let unknown = history.ops.iter().filter(|op| op.is_unknown()).count();
-    let events: usize = history.entries.iter().map(|entry| entry.events.len()).sum();
-    println!(
-        "{} with seed {}: {verdict:?}; {} operations ({answered} answered, {unknown} unknown), {events} changes, {} streams, {} faults",
-        history.plan.workload,
-        history.plan.seed,
-        history.ops.len(),
-        history.streams.len(),
-        history.faults.len()
-    );
+    let tally = Tally::of(history, &findings);
+    println!("{} with seed {}: {verdict:?}; {tally}", history.plan.workload, history.plan.seed);
     findings.iter().for_each(|finding| println!("  {finding}"));
-    dir.write_json("verdict.json", &Outcomes { verdict, findings: &findings })?;
+    dir.write_json("verdict.json", &Outcomes { verdict, tally: &tally, findings: &findings })?;
     std::fs::write(dir.join("report.html"), crate::report::page::render(history, verdict, &findings))?;
     Ok(verdict)
 }
@@ -163,6 +162,7 @@ pub fn conclude(history: &History, dir: &RunDir) -> anyhow::Result<Verdict> {
 #[derive(serde::Serialize)]
 struct Outcomes<'a> {
     verdict: Verdict,
+    tally: &'a Tally,
     findings: &'a [Finding],
 }
 
@@ -183,9 +183,10 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
         stopped_at: Arc::default(),
         settled: Arc::default(),
         head: Arc::new(AtomicI64::new(base)),
+        collected: Arc::new(AtomicI64::new(base)),
         base,
     };
-    let windows = Windows::new(shared.started);
+    let windows = Windows::new(shared.started, shared.collected.clone());
     let rng = Rng::new(options.seed);
     let nodes = clients.len() as u32;
     let own = async |node: u32| Client::connect(&options.endpoints[node as usize], DEADLINE).await;
@@ -270,6 +271,8 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
         nemeses: options.kinds,
         healed,
         arguments: options.arguments,
+        version: options.version,
+        sha256: options.sha256,
     };
     Ok(History { plan, ops, streams, entries, faults: windows.faults() })
 }

@@ -2,6 +2,7 @@
 
 pub mod chaos;
 pub mod crash;
+pub mod endurance;
 pub mod faults;
 pub mod load;
 mod reading;

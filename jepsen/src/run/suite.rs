@@ -9,12 +9,19 @@ use serde::Serialize;
 
 use super::{chaos, load};
 use crate::chaosfs::Directories;
-use crate::history::files::{Fault, History};
-use crate::nemesis::BROKEN;
 use crate::nemesis::schedule::{Kind as Nemesis, swarm};
-use crate::report::{RunDir, Verdict};
+use crate::report::campaign::{self, Run};
+use crate::report::tally::Tally;
+use crate::report::{RunDir, Verdict, overview};
 use crate::target::Template;
 use crate::workload::Kind;
+
+/// Clients of a run,
+const CLIENTS: u32 = 10;
+/// their requests per second,
+const RATE: u64 = 500;
+/// and watches beside them.
+const READERS: usize = 30;
 
 /// Which list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +45,12 @@ pub struct Entry {
     pub time: Duration,
     /// Fixes the rest.
     pub seed: u64,
+    /// How many clients,
+    pub clients: u32,
+    /// their requests per second, all together, at most,
+    pub rate: u64,
+    /// and watches beside them, where the workload has some.
+    pub readers: usize,
 }
 
 /// What to run, on what.
@@ -52,25 +65,10 @@ pub struct Options {
     pub directories: Directories,
     /// Faults that this machine and target can have.
     pub possible: Vec<Nemesis>,
+    /// How long each run loads instead of what the list says.
+    pub each: Option<Duration>,
     /// Where the runs' directories go.
     pub out: Option<PathBuf>,
-}
-
-/// What one run came to.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    /// Its directory's name.
-    pub name: String,
-    /// What it says.
-    pub verdict: Verdict,
-    /// Operations, and those answered.
-    pub operations: usize,
-    /// Answered ones.
-    pub answered: usize,
-    /// Faults with an effect, by kind.
-    pub faults: std::collections::BTreeMap<String, u64>,
-    /// Why it has no verdict of its own.
-    pub failure: Option<String>,
 }
 
 impl Suite {
@@ -83,6 +81,9 @@ impl Suite {
             kinds: kinds.iter().copied().filter(|kind| possible.contains(kind)).collect(),
             time: Duration::from_secs(seconds),
             seed: seed + number,
+            clients: CLIENTS,
+            rate: RATE,
+            readers: READERS,
         };
         match self {
             Self::Smoke => vec![
@@ -101,8 +102,10 @@ impl Suite {
                 for round in 0..5 {
                     for (number, workload) in (0..).zip(Kind::ALL) {
                         let (number, members) = (seed + 100 * round + number, if round % 2 == 0 { 3 } else { 5 });
-                        let kinds = swarm(possible, number);
-                        all.push(Entry { workload, members, kinds, time: Duration::from_secs(90), seed: number });
+                        all.push(Entry {
+                            kinds: swarm(possible, number),
+                            ..entry(workload, members, &[], 90, number - seed)
+                        });
                     }
                 }
                 all
@@ -115,84 +118,79 @@ impl Suite {
 pub async fn run(options: Options) -> anyhow::Result<Verdict> {
     let name = format!("suite-{:?}", options.suite).to_lowercase();
     let dir = RunDir::create(options.out.as_deref(), &name, options.seed)?;
-    let mut rows: Vec<Row> = Vec::new();
-    for (number, entry) in (1..).zip(options.suite.entries(options.seed, &options.possible)) {
+    let mut entries = options.suite.entries(options.seed, &options.possible);
+    entries.iter_mut().for_each(|entry| entry.time = options.each.unwrap_or(entry.time));
+    let count = entries.len();
+    for (number, entry) in (1..).zip(entries) {
         let out = dir.join(&format!("{number:02}-{}-{}", entry.workload.name(), entry.members));
-        let row = match one(&options, &entry, out.clone()).await {
-            Ok(verdict) => row(&out, verdict).context("reading a run's history")?,
-            Err(error) => failed(&out, &error),
-        };
-        rows.push(row);
-        dir.write_json("suite.json", &rows)?;
+        println!("\n{number} of {count}");
+        one(&options.template, options.directories, &entry, out).await?;
     }
-    print(&rows);
-    println!("{}", dir.path().display());
-    Ok(rows.iter().map(|row| row.verdict).fold(Verdict::Valid, Verdict::worse))
+    conclude(&dir)
 }
 
-async fn one(options: &Options, entry: &Entry, out: PathBuf) -> anyhow::Result<Verdict> {
+/// Prints and writes what all runs in a directory come to.
+pub(super) fn conclude(dir: &RunDir) -> anyhow::Result<Verdict> {
+    let runs = campaign::read(&[dir.path().to_owned()])?;
+    println!("\n{}", campaign::text(&runs));
+    store(dir, &runs)?;
+    println!("{}", dir.path().display());
+    Ok(campaign::verdict(&runs))
+}
+
+/// Writes `totals.json` and `report.html` beside the runs.
+pub(super) fn store(dir: &RunDir, runs: &[Run]) -> anyhow::Result<()> {
+    dir.write_json("totals.json", &campaign::json(runs))?;
+    Ok(std::fs::write(dir.join("report.html"), overview::render(runs))?)
+}
+
+/// One run into this directory. When the harness fails, that is the run's verdict: inconclusive, with the reason.
+pub(super) async fn one(
+    template: &Template,
+    directories: Directories,
+    entry: &Entry,
+    out: PathBuf,
+) -> anyhow::Result<Run> {
     let load = load::Options {
         kind: entry.workload,
         endpoints: Vec::new(),
         target: String::new(),
+        version: String::new(),
+        sha256: String::new(),
         seed: entry.seed,
         time: entry.time,
-        clients: 10,
-        rate: 500,
-        readers: 30,
+        clients: entry.clients,
+        rate: entry.rate,
+        readers: entry.readers,
         nemeses: Vec::new(),
         kinds: Vec::new(),
         arguments: Vec::new(),
-        out: Some(out),
+        out: Some(out.clone()),
     };
-    chaos::run(chaos::Options {
-        template: options.template.clone(),
-        members: entry.members,
-        kinds: entry.kinds.clone(),
-        directories: options.directories,
-        load,
-    })
-    .await
-}
-
-fn row(out: &std::path::Path, verdict: Verdict) -> anyhow::Result<Row> {
-    let history = History::read(out)?;
-    let mut faults = std::collections::BTreeMap::new();
-    let counts = |fault: &&Fault| fault.effect > 0 && !fault.name.starts_with(BROKEN);
-    history.faults.iter().filter(counts).for_each(|fault| *faults.entry(fault.name.clone()).or_default() += 1);
-    let answered = history.ops.iter().filter(|op| op.reply().is_some()).count();
-    Ok(Row { name: name(out), verdict, operations: history.ops.len(), answered, faults, failure: None })
-}
-
-fn failed(out: &std::path::Path, error: &anyhow::Error) -> Row {
-    let failure = Some(format!("{error:#}"));
-    let faults = std::collections::BTreeMap::new();
-    Row { name: name(out), verdict: Verdict::Inconclusive, operations: 0, answered: 0, faults, failure }
-}
-
-fn name(out: &std::path::Path) -> String {
-    out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-fn print(rows: &[Row]) {
-    println!("\n{:<20} {:<13} {:>10} {:>9}  faults", "run", "verdict", "operations", "answered");
-    for row in rows {
-        let faults = row.faults.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ");
-        let faults = row.failure.as_ref().unwrap_or(&faults);
-        println!(
-            "{:<20} {:<13} {:>10} {:>9}  {faults}",
-            row.name,
-            format!("{:?}", row.verdict),
-            row.operations,
-            row.answered
-        );
+    let (template, members, kinds) = (template.clone(), entry.members, entry.kinds.clone());
+    if let Err(error) =
+        chaos::run(chaos::Options { template: template.clone(), members, kinds, directories, load }).await
+    {
+        let failure = format!("{error:#}");
+        eprintln!("jepsen: {} failed: {failure}", out.display());
+        let tally = Tally {
+            workload: entry.workload.name().into(),
+            members,
+            seed: entry.seed,
+            target: template.binary.display().to_string(),
+            nemeses: entry.kinds.iter().map(|kind| kind.name().to_owned()).collect(),
+            ..Tally::default()
+        };
+        let dir = RunDir::create(Some(&out), "", entry.seed)?;
+        dir.write_json("verdict.json", &Failed { verdict: Verdict::Inconclusive, failure, tally })?;
     }
-    let sum = |of: fn(&Row) -> usize| rows.iter().map(of).sum::<usize>();
-    let faults: u64 = rows.iter().flat_map(|row| row.faults.values()).sum();
-    println!(
-        "{} runs: {} operations, {} answered, {faults} faults",
-        rows.len(),
-        sum(|row| row.operations),
-        sum(|row| row.answered)
-    );
+    Run::read(&out)?.with_context(|| format!("{}: the run left nothing", out.display()))
+}
+
+/// The verdict of a run that the harness did not bring to its end.
+#[derive(Serialize)]
+struct Failed {
+    verdict: Verdict,
+    failure: String,
+    tally: Tally,
 }
