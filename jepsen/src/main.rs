@@ -4,17 +4,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jepsen::chaosfs::Directories;
 use jepsen::cluster::space;
 use jepsen::doctor;
 use jepsen::export;
 use jepsen::history::files::History;
-use jepsen::nemesis::schedule::{self, Kind as Nemesis};
+use jepsen::nemesis::schedule::{self, Kind as Nemesis, Schedule};
 use jepsen::plan::Plan;
 use jepsen::report::{RunDir, Verdict, campaign, overview};
 use jepsen::run::faults::Situation;
-use jepsen::run::{chaos, crash, endurance, faults, load, suite};
+use jepsen::run::{chaos, crash, endurance, faults, load, shrink, suite};
 use jepsen::target::Template;
 use jepsen::workload::Kind;
 
@@ -112,6 +113,21 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         times: usize,
     },
+    /// Makes an invalid run smaller while it still fails: time, faults, clients, keys, rate
+    #[command(after_help = SHRINK_EXAMPLES)]
+    Shrink {
+        /// The run's directory
+        dir: PathBuf,
+        /// Tries of each candidate; it fails when one of them does
+        #[arg(long, default_value_t = 3)]
+        tries: u32,
+        /// After this no new candidate is tried
+        #[arg(long, value_parser = duration, default_value = "1h")]
+        budget: Duration,
+        /// Where the smallest run goes, instead of DIR-shrunk
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Judges a stored run again with the checkers of today, and writes its page again
     Check {
         /// The run's directory
@@ -142,6 +158,13 @@ const REPORT_EXAMPLES: &str = "Examples:
   jepsen report runs/endurance-1
   jepsen report runs/endurance-1 runs/endurance-2 --html report.html
   jepsen report runs/kelson runs/etcd --json    # side by side, where both ran the same plans";
+
+const SHRINK_EXAMPLES: &str = "Examples:
+  jepsen shrink runs/endurance-1/0042-register-3
+  jepsen shrink DIR --tries 5 --budget 20m --out runs/small
+  jepsen replay runs/small --times 10            # how often the smallest plan fails
+
+Exit code: 0 when it failed again and was shrunk, 2 when it never failed again.";
 
 /// What only `suite endurance` takes.
 #[derive(Args)]
@@ -201,6 +224,12 @@ struct RunArgs {
     /// Watches, where the workload has some
     #[arg(long, default_value_t = 50)]
     readers: usize,
+    /// Keys that a client uses at one time, at most; register, append and wr only
+    #[arg(long)]
+    keys: Option<u64>,
+    /// A run's schedule.json: these faults, instead of those that the seed chooses
+    #[arg(long)]
+    schedule: Option<PathBuf>,
     /// The run's directory instead of runs/…; with several workloads, one below it for each
     #[arg(long)]
     out: Option<PathBuf>,
@@ -211,6 +240,53 @@ impl RunArgs {
         let target = self.binary.as_ref().map_or(self.target.clone(), |binary| binary.display().to_string());
         Template::new(&target, self.arguments.clone())
     }
+
+    fn schedule(&self) -> anyhow::Result<Option<Schedule>> {
+        let read = |path: &PathBuf| {
+            let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+            serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
+        };
+        self.schedule.as_ref().map(read).transpose()
+    }
+}
+
+/// The arguments of a stored run, with the schedule that it had.
+fn stored(dir: &std::path::Path) -> anyhow::Result<RunArgs> {
+    let plan = History::read_plan(dir)?;
+    anyhow::ensure!(!plan.arguments.is_empty(), "{}: it does not say how it was run", dir.display());
+    let words = std::iter::once("jepsen".to_owned()).chain(plan.arguments);
+    let Command::Run { run: mut args } = Cli::try_parse_from(words)?.command else {
+        anyhow::bail!("{}: not a run of `jepsen run`", dir.display());
+    };
+    args.schedule = Some(dir.join(chaos::SCHEDULE)).filter(|path| path.exists());
+    Ok(args)
+}
+
+async fn shrink_run(
+    dir: &std::path::Path,
+    tries: u32,
+    budget: Duration,
+    out: Option<PathBuf>,
+) -> anyhow::Result<Verdict> {
+    let (args, checkers) = (stored(dir)?, shrink::checkers(dir)?);
+    move_into_namespace()?;
+    let members = args.members.ok_or_else(|| anyhow::anyhow!("{}: no cluster of ours", dir.display()))?;
+    let entry = suite::Entry {
+        workload: workload(&args.workload).map_err(anyhow::Error::msg)?,
+        members,
+        kinds: nemeses(&args.nemesis, args.seed)?,
+        time: args.time,
+        seed: args.seed,
+        clients: args.clients,
+        rate: args.rate,
+        readers: args.readers,
+        keys: args.keys,
+        schedule: Some(args.schedule()?.ok_or_else(|| anyhow::anyhow!("{}: no schedule.json", dir.display()))?),
+    };
+    let out =
+        out.unwrap_or_else(|| PathBuf::from(format!("{}-shrunk", dir.display().to_string().trim_end_matches('/'))));
+    let (template, directories) = (args.template()?, args.dirs.rules());
+    shrink::run(shrink::Options { template, directories, entry, checkers, tries, budget, out }).await
 }
 
 /// Starts this program again in a network namespace of its own, unless it is in one, or this machine has none: then
@@ -235,16 +311,12 @@ fn possible() -> Vec<Nemesis> {
 
 /// Runs the same plan again, into directories beside the stored one.
 async fn replay(dir: &std::path::Path, times: usize) -> anyhow::Result<Verdict> {
-    let plan = History::read_plan(dir)?;
-    anyhow::ensure!(!plan.arguments.is_empty(), "{}: it does not say how it was run", dir.display());
+    stored(dir)?;
     move_into_namespace()?;
     let mut verdicts = Vec::new();
     for time in 1..=times {
-        let words = std::iter::once("jepsen".to_owned()).chain(plan.arguments.iter().cloned());
-        let Command::Run { run: mut args } = Cli::try_parse_from(words)?.command else {
-            anyhow::bail!("only a run of `jepsen run` can be replayed");
-        };
-        args.out = Some(PathBuf::from(format!("{}-replay-{time}", dir.display())));
+        let mut args = stored(dir)?;
+        args.out = Some(PathBuf::from(format!("{}-replay-{time}", dir.display().to_string().trim_end_matches('/'))));
         verdicts.push(run_workloads(args).await?);
     }
     let count = |verdict| verdicts.iter().filter(|one| **one == verdict).count();
@@ -313,6 +385,7 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
             clients: args.clients,
             rate: args.rate,
             readers: args.readers,
+            keys: args.keys,
             nemeses: Vec::new(),
             kinds: Vec::new(),
             arguments: std::env::args().skip(1).collect(),
@@ -321,7 +394,8 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
         let verdict = if let Some(members) = args.members {
             let template = args.template()?;
             let (kinds, directories) = (nemeses(&args.nemesis, args.seed)?, args.dirs.rules());
-            chaos::run(chaos::Options { template, members, kinds, directories, load: options }).await?
+            let schedule = args.schedule()?;
+            chaos::run(chaos::Options { template, members, kinds, schedule, directories, load: options }).await?
         } else if args.endpoints.is_empty() {
             let template = args.template()?;
             let data = tempfile::Builder::new().prefix("jepsen-").tempdir()?;
@@ -529,6 +603,7 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
         }
         Command::Report { dirs, json, html } => report(&dirs, json, html.as_deref()),
         Command::Replay { dir, times } => replay(&dir, times).await,
+        Command::Shrink { dir, tries, budget, out } => shrink_run(&dir, tries, budget, out).await,
         Command::Check { dir } => check_again(&dir),
         Command::Export { dir, edn, porcupine } => export_run(&dir, edn, porcupine),
         Command::BenchCheckers { ops } => {

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::rng::Rng;
 
 /// What is broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// SIGKILL, and started again.
@@ -48,7 +48,7 @@ pub enum Kind {
 }
 
 /// Which of them exclude each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LaneOf {
     /// Members and their disks.
@@ -60,7 +60,7 @@ pub enum LaneOf {
 }
 
 /// Whom it hits; who that is shows when it happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Whom {
     /// The leader, or anybody while there is none.
@@ -76,7 +76,7 @@ pub enum Whom {
 }
 
 /// One fault to come.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// Quiet time before it, in milliseconds.
     pub wait_ms: u64,
@@ -175,6 +175,19 @@ impl Kind {
         let (wait_ms, whom) = (rng.between(quiet_ms.0, quiet_ms.1), *rng.pick(whom));
         Step { wait_ms, kind: self, whom, hold_ms: rng.between(hold_ms.0, hold_ms.1), seed: rng.bits() }
     }
+}
+
+/// All lanes with their steps, as in `schedule.json`.
+pub type Schedule = Vec<(LaneOf, Vec<Step>)>;
+
+impl LaneOf {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Processes, Self::Network, Self::Operators];
+}
+
+/// The schedule of a run.
+pub fn schedule(kinds: &[Kind], seed: u64, time: Duration) -> Schedule {
+    LaneOf::ALL.into_iter().map(|lane| (lane, steps(kinds, lane, seed, time))).collect()
 }
 
 /// A random part of these kinds, at least two of them where there are two.

@@ -10,12 +10,14 @@ use crate::cluster::{self, Cluster};
 use crate::nemesis::Nemesis;
 use crate::nemesis::guard::Guard;
 use crate::nemesis::lane::Lane;
-use crate::nemesis::schedule::{Kind, LaneOf, Step, steps};
+use crate::nemesis::schedule::{Kind, Schedule, schedule};
 use crate::report::{RunDir, Verdict};
 use crate::target::Template;
 
 /// All members of a new cluster answer within this.
 const START_MAX: Duration = Duration::from_secs(60);
+/// The schedule's file in a run's directory.
+pub const SCHEDULE: &str = "schedule.json";
 /// What a server writes when it panics.
 const PANICS: [&str; 4] = ["panicked at", "panic: ", "fatal error: ", "SIGSEGV"];
 /// Lines of a log that are shown.
@@ -29,6 +31,8 @@ pub struct Options {
     pub members: u32,
     /// What is broken.
     pub kinds: Vec<Kind>,
+    /// When and whom; `None` = as the seed chooses.
+    pub schedule: Option<Schedule>,
     /// Directory rules of chaosfs, where it is needed.
     pub directories: Directories,
     /// The load. Its endpoints, nemeses and directory are set here.
@@ -36,8 +40,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// The arguments that run the same again.
-    fn arguments(&self) -> Vec<String> {
+    /// The arguments that run the same again, given the directory of the run.
+    fn arguments(&self, dir: &RunDir) -> Vec<String> {
         let kinds = self.kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(",");
         let (load, time) = (&self.load, format!("{}s", self.load.time.as_secs()));
         let rules = match self.directories {
@@ -60,6 +64,12 @@ impl Options {
         if !kinds.is_empty() {
             words.extend(["--nemesis".to_owned(), kinds]);
         }
+        if let Some(keys) = load.keys {
+            words.extend(["--keys".to_owned(), keys.to_string()]);
+        }
+        if self.schedule.is_some() {
+            words.extend(["--schedule".to_owned(), dir.join(SCHEDULE).display().to_string()]);
+        }
         words.extend(self.template.arguments.iter().map(|argument| format!("--etcd-args={argument}")));
         words
     }
@@ -67,15 +77,13 @@ impl Options {
 
 /// Starts a cluster, runs the workload, breaks, mends, judges.
 pub async fn run(options: Options) -> anyhow::Result<Verdict> {
-    let arguments = options.arguments();
-    let Options { template, members, kinds, directories, mut load } = options;
+    let name = format!("{}-{}", options.load.kind.name(), options.members);
+    let dir = RunDir::create(options.load.out.as_deref(), &name, options.load.seed)?;
+    let arguments = options.arguments(&dir);
+    let Options { template, members, kinds, schedule: given, directories, mut load } = options;
     load.arguments = arguments;
-    let name = format!("{}-{members}", load.kind.name());
-    let dir = RunDir::create(load.out.as_deref(), &name, load.seed)?;
-    let lanes = [LaneOf::Processes, LaneOf::Network, LaneOf::Operators];
-    let schedule: Vec<(LaneOf, Vec<Step>)> =
-        lanes.into_iter().map(|lane| (lane, steps(&kinds, lane, load.seed, load.time))).collect();
-    dir.write_json("schedule.json", &schedule)?;
+    let schedule = given.unwrap_or_else(|| schedule(&kinds, load.seed, load.time));
+    dir.write_json(SCHEDULE, &schedule)?;
     load.target = template.binary.display().to_string();
     (load.version, load.sha256) = (template.version(), template.sha256());
     let disks = kinds.iter().any(|kind| kind.needs_chaosfs()).then_some(directories);

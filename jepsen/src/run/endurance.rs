@@ -80,6 +80,8 @@ impl Options {
             clients: self.clients,
             rate: self.rate.min(slower),
             readers: self.readers,
+            keys: None,
+            schedule: None,
         }
     }
 }

@@ -66,6 +66,8 @@ pub struct Options {
     pub rate: u64,
     /// Watches beside them, where the workload has some.
     pub readers: usize,
+    /// Keys in use at one time, where the workload lets that be chosen; `None` = its own number.
+    pub keys: Option<u64>,
     /// Who breaks things meanwhile.
     pub nemeses: Vec<Box<dyn Nemesis>>,
     /// Kinds of faults that each must have an effect, or the run proves nothing.
@@ -215,7 +217,7 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
     let interval = Duration::from_nanos(1_000_000_000 * u64::from(options.clients.max(1)) / options.rate.max(1));
     let mut drivers = JoinSet::new();
     for process in 0..options.clients.max(1) {
-        let script = options.kind.script(process, rng.fork(1000 + u64::from(process)));
+        let script = options.kind.script_on(process, rng.fork(1000 + u64::from(process)), options.keys);
         let node = process % nodes;
         drivers.spawn(drive(script, own(node).await?, process, node, interval, shared.clone()));
     }

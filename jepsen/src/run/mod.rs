@@ -6,4 +6,5 @@ pub mod endurance;
 pub mod faults;
 pub mod load;
 mod reading;
+pub mod shrink;
 pub mod suite;

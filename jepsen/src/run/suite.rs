@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{chaos, load};
 use crate::chaosfs::Directories;
-use crate::nemesis::schedule::{Kind as Nemesis, swarm};
+use crate::nemesis::schedule::{Kind as Nemesis, Schedule, swarm};
 use crate::report::campaign::{self, Run};
 use crate::report::tally::Tally;
 use crate::report::{RunDir, Verdict, overview};
@@ -51,6 +51,10 @@ pub struct Entry {
     pub rate: u64,
     /// and watches beside them, where the workload has some.
     pub readers: usize,
+    /// Keys in use at one time; `None` = the workload's own number.
+    pub keys: Option<u64>,
+    /// When and whom faults hit; `None` = as the seed chooses.
+    pub schedule: Option<Schedule>,
 }
 
 /// What to run, on what.
@@ -84,6 +88,8 @@ impl Suite {
             clients: CLIENTS,
             rate: RATE,
             readers: READERS,
+            keys: None,
+            schedule: None,
         };
         match self {
             Self::Smoke => vec![
@@ -162,14 +168,15 @@ pub(super) async fn one(
         clients: entry.clients,
         rate: entry.rate,
         readers: entry.readers,
+        keys: entry.keys,
         nemeses: Vec::new(),
         kinds: Vec::new(),
         arguments: Vec::new(),
         out: Some(out.clone()),
     };
-    let (template, members, kinds) = (template.clone(), entry.members, entry.kinds.clone());
+    let (members, kinds, schedule) = (entry.members, entry.kinds.clone(), entry.schedule.clone());
     if let Err(error) =
-        chaos::run(chaos::Options { template: template.clone(), members, kinds, directories, load }).await
+        chaos::run(chaos::Options { template: template.clone(), members, kinds, schedule, directories, load }).await
     {
         let failure = format!("{error:#}");
         eprintln!("jepsen: {} failed: {failure}", out.display());
