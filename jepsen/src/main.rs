@@ -67,7 +67,8 @@ enum Command {
         #[command(flatten)]
         run: RunArgs,
     },
-    /// A fixed list of runs on clusters with faults: `smoke` (under ten minutes) or `nightly` (hours)
+    /// Many runs on clusters with faults: `smoke` (under ten minutes), `nightly` (two hours) or `endurance` (as long as told)
+    #[command(after_help = SUITE_EXAMPLES)]
     Suite {
         /// Which list
         #[arg(value_enum)]
@@ -158,6 +159,14 @@ const REPORT_EXAMPLES: &str = "Examples:
   jepsen report runs/endurance-1
   jepsen report runs/endurance-1 runs/endurance-2 --html report.html
   jepsen report runs/kelson runs/etcd --json    # side by side, where both ran the same plans";
+
+const SUITE_EXAMPLES: &str = "Examples:
+  jepsen suite smoke --binary target/debug/kelson --each 20s
+  jepsen suite nightly --target etcd --dirs journal
+  jepsen suite endurance --time 90m --members 3,5 --seed 7 --out runs/endurance-7
+  jepsen suite endurance --time 8h --out runs/endurance-7      # goes on behind what is there
+
+Exit code: 0 valid, 1 when a run is invalid, 2 when a run proves nothing or the list's criteria are not met.";
 
 const SHRINK_EXAMPLES: &str = "Examples:
   jepsen shrink runs/endurance-1/0042-register-3
@@ -305,8 +314,18 @@ fn move_into_namespace() -> anyhow::Result<()> {
 
 /// The kinds of faults that this machine can have.
 fn possible() -> Vec<Nemesis> {
-    let faketime = doctor::faketime().is_ok();
-    Nemesis::ALL.into_iter().filter(|kind| faketime || *kind != Nemesis::Clock).collect()
+    let (faketime, chaosfs) = (doctor::faketime(), doctor::chaosfs());
+    let lacks = |kind: Nemesis| match kind {
+        Nemesis::Clock => faketime.as_ref().err(),
+        kind if kind.needs_chaosfs() => chaosfs.as_ref().err(),
+        _ => None,
+    };
+    for kind in Nemesis::ALL {
+        if let Some(why) = lacks(kind) {
+            eprintln!("jepsen: {} is left out: {why} (see `jepsen doctor`)", kind.name());
+        }
+    }
+    Nemesis::ALL.into_iter().filter(|kind| lacks(*kind).is_none()).collect()
 }
 
 /// Runs the same plan again, into directories beside the stored one.

@@ -186,7 +186,7 @@ impl Run {
         let unfinished = || Self {
             dir: dir.to_owned(),
             standing: Standing::Unfinished,
-            reason: "no verdict: it was interrupted".into(),
+            reason: "no verdict: interrupted, or not over yet".into(),
             tally: Tally::default(),
         };
         Ok(began.then(unfinished))

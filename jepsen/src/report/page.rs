@@ -92,7 +92,8 @@ fn checked(findings: &[Finding]) -> String {
 }
 
 fn first_anomaly(history: &History, anomaly: &Anomaly) -> String {
-    let involved: BTreeSet<u64> = anomaly.operations.iter().copied().collect();
+    let named: BTreeSet<u64> = anomaly.operations.iter().copied().collect();
+    let involved: BTreeSet<u64> = named.iter().chain(&anomaly.piece).copied().collect();
     let mut rows = String::new();
     for op in history.ops.iter().filter(|op| involved.contains(&op.id)).take(NAMED_MAX) {
         let answer = match &op.outcome {
@@ -102,14 +103,22 @@ fn first_anomaly(history: &History, anomaly: &Anomaly) -> String {
         let asked = serde_json::to_string(&op.request).unwrap_or_default();
         let time = format!("{:.6} to {:.6} s", seconds(op.start), seconds(op.end));
         let (asked, answer) = (short(&asked), short(&answer.unwrap_or_default()));
-        row(&mut rows, &[&op.id.to_string(), &op.process.to_string(), &time, &escape(&asked), &escape(&answer)]);
+        let id = if named.contains(&op.id) { format!("<mark>{}</mark>", op.id) } else { op.id.to_string() };
+        row(&mut rows, &[&id, &op.process.to_string(), &time, &escape(&asked), &escape(&answer)]);
     }
     let table = match rows.is_empty() {
         true => String::new(),
         false => format!("<table>{}{rows}</table>", head(&["operation", "client", "time", "request", "answer"])),
     };
+    let piece = match anomaly.piece.len() {
+        0 => String::new(),
+        count => format!(
+            "<p>Of {} operations these {count} are enough: without any one of them the checker no longer finds it.</p>",
+            history.ops.len()
+        ),
+    };
     format!(
-        "<h2>First anomaly: {}</h2><p>{}</p><div class=\"scroll\">{}</div>{table}",
+        "<h2>First anomaly: {}</h2><p>{}</p>{piece}<div class=\"scroll\">{}</div>{table}",
         escape(&anomaly.name),
         escape(&short(&anomaly.text)),
         timeline(history, &involved)
@@ -185,7 +194,7 @@ pub(super) fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::judge::judge;
+    use crate::check::judge::{explain, judge};
     use crate::history::files::Fault;
     use crate::simulate::{Bug, Options, simulate};
     use crate::workload::Kind;
@@ -194,13 +203,19 @@ mod tests {
     fn a_page_of_a_bad_run_names_the_cycle_and_needs_nothing_else() {
         let (mut history, _) = simulate(Options { bug: Some(Bug::StaleRead), ..Options::new(Kind::Append, 1, 600) });
         history.faults.push(Fault { name: "pause <1>".into(), start: 1, end: u64::MAX, ..Fault::default() });
-        let page = render(&history, Verdict::Invalid, &judge(&history));
-        for part in ["INVALID", "First anomaly", "<svg", "Cycle G", "pause &lt;1&gt;"] {
+        let page = render(&history, Verdict::Invalid, &explained(&history));
+        for part in ["INVALID", "First anomaly", "<svg", "Cycle G", "pause &lt;1&gt;", "are enough", "<mark>"] {
             assert!(page.contains(part), "no {part}");
         }
         for part in ["<script", "src=", "href=", "@import"] {
             assert!(!page.contains(part), "{part}");
         }
+    }
+
+    fn explained(history: &History) -> Vec<Finding> {
+        let mut findings = judge(history);
+        explain(&mut findings, history);
+        findings
     }
 
     #[test]

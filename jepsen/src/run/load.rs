@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::reading::{collect, read};
 use crate::check::finding::{Finding, Judgement};
-use crate::check::judge::{judge, worst};
+use crate::check::judge::{explain, judge, worst};
 use crate::client::Client;
 use crate::history::files::{History, Plan};
 use crate::history::op::{Op, Outcome, Reply, Request};
@@ -145,7 +145,8 @@ pub async fn run(options: Options) -> anyhow::Result<Verdict> {
 
 /// Judges a history and writes what came of it into its directory.
 pub fn conclude(history: &History, dir: &RunDir) -> anyhow::Result<Verdict> {
-    let findings = judge(history);
+    let mut findings = judge(history);
+    explain(&mut findings, history);
     let answered = history.ops.iter().filter(|op| op.reply().is_some()).count();
     let verdict = match worst(&findings) {
         Judgement::Invalid => Verdict::Invalid,

@@ -1,6 +1,7 @@
 //! Fixed lists of runs on clusters, one after the other, and their sums: `smoke` takes less than ten minutes, `nightly`
 //! some hours.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -120,6 +121,63 @@ impl Suite {
     }
 }
 
+/// What a list must come to beside valid runs: it proves little when its faults did not reach far enough.
+#[derive(Clone, Copy, Debug)]
+struct Criteria {
+    /// Of each kind of fault that the list has and the machine can have, with an effect.
+    each_kind: u64,
+    /// Operations.
+    operations: u64,
+    /// Events on watches.
+    watch_events: u64,
+    /// Changes of leader.
+    leader_changes: u64,
+    /// Power cuts that lost pages, where there are power cuts.
+    cuts_with_loss: u64,
+}
+
+impl Suite {
+    fn criteria(self) -> Criteria {
+        match self {
+            Self::Smoke => Criteria {
+                each_kind: 1,
+                operations: 5_000,
+                watch_events: 1_000,
+                leader_changes: 3,
+                // The few cuts of so short a list may all come when nothing is unsynced.
+                cuts_with_loss: 0,
+            },
+            Self::Nightly => Criteria {
+                each_kind: 10,
+                operations: 500_000,
+                watch_events: 500_000,
+                leader_changes: 100,
+                cuts_with_loss: 20,
+            },
+        }
+    }
+}
+
+impl Criteria {
+    /// What is missing.
+    fn missing(&self, sum: &campaign::Totals, kinds: &BTreeSet<Nemesis>) -> Vec<String> {
+        let mut wanted = vec![
+            ("operations".to_owned(), sum.operations, self.operations),
+            ("watch events".to_owned(), sum.watch_events, self.watch_events),
+            ("changes of leader".to_owned(), sum.leader_changes, self.leader_changes),
+        ];
+        if kinds.contains(&Nemesis::PowerCut) {
+            wanted.push(("power cuts that lost pages".to_owned(), sum.cuts_with_loss, self.cuts_with_loss));
+        }
+        for kind in kinds {
+            let count = sum.faults.get(kind.name()).copied().unwrap_or(0);
+            wanted.push((kind.name().to_owned(), count, self.each_kind));
+        }
+        let short = wanted.into_iter().filter(|(_, had, wanted)| had < wanted);
+        short.map(|(what, had, wanted)| format!("{what}: {had} of at least {wanted}")).collect()
+    }
+}
+
 /// Runs the whole list; the worst verdict. A run that fails by itself is inconclusive and does not stop the others.
 pub async fn run(options: Options) -> anyhow::Result<Verdict> {
     let name = format!("suite-{:?}", options.suite).to_lowercase();
@@ -127,12 +185,18 @@ pub async fn run(options: Options) -> anyhow::Result<Verdict> {
     let mut entries = options.suite.entries(options.seed, &options.possible);
     entries.iter_mut().for_each(|entry| entry.time = options.each.unwrap_or(entry.time));
     let count = entries.len();
+    let kinds: BTreeSet<Nemesis> = entries.iter().flat_map(|entry| entry.kinds.iter().copied()).collect();
     for (number, entry) in (1..).zip(entries) {
         let out = dir.join(&format!("{number:02}-{}-{}", entry.workload.name(), entry.members));
         println!("\n{number} of {count}");
         one(&options.template, options.directories, &entry, out).await?;
     }
-    conclude(&dir)
+    let verdict = conclude(&dir)?;
+    let runs = campaign::read(&[dir.path().to_owned()])?;
+    let missing = options.suite.criteria().missing(&campaign::totals(&runs), &kinds);
+    missing.iter().for_each(|what| println!("not enough {what}"));
+    println!("{}", if missing.is_empty() { "the suite's criteria are met" } else { "the suite proves too little" });
+    Ok(if missing.is_empty() { verdict } else { verdict.worse(Verdict::Inconclusive) })
 }
 
 /// Prints and writes what all runs in a directory come to.
@@ -200,4 +264,35 @@ struct Failed {
     verdict: Verdict,
     failure: String,
     tally: Tally,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_leaves_out_what_the_machine_cannot_do_and_asks_only_for_the_rest() {
+        let without: Vec<Nemesis> = Nemesis::ALL.into_iter().filter(|kind| !kind.needs_chaosfs()).collect();
+        let kinds = |possible: &[Nemesis]| -> BTreeSet<Nemesis> {
+            Suite::Smoke.entries(1, possible).into_iter().flat_map(|entry| entry.kinds).collect()
+        };
+        assert!(kinds(&Nemesis::ALL).contains(&Nemesis::PowerCut));
+        assert!(!kinds(&without).contains(&Nemesis::PowerCut) && !kinds(&without).is_empty());
+        let mut sum =
+            campaign::Totals { operations: 9_000, watch_events: 5_000, leader_changes: 9, ..Default::default() };
+        for kind in kinds(&without) {
+            sum.faults.insert(kind.name().into(), 1);
+        }
+        assert!(Suite::Smoke.criteria().missing(&sum, &kinds(&without)).is_empty());
+        assert_eq!(Suite::Smoke.criteria().missing(&sum, &kinds(&Nemesis::ALL)), ["power-cut: 0 of at least 1"]);
+    }
+
+    #[test]
+    fn a_night_has_every_workload_on_both_sizes_with_every_kind() {
+        let entries = Suite::Nightly.entries(1, &Nemesis::ALL);
+        let met: BTreeSet<(&str, u32)> = entries.iter().map(|entry| (entry.workload.name(), entry.members)).collect();
+        assert_eq!((entries.len(), met.len()), (55, 22));
+        let kinds: BTreeSet<Nemesis> = entries.iter().flat_map(|entry| entry.kinds.iter().copied()).collect();
+        assert_eq!(kinds.len(), Nemesis::ALL.len());
+    }
 }
