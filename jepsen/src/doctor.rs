@@ -86,6 +86,15 @@ fn fuse() -> Result<String, String> {
     }
 }
 
+/// Whether members can live on chaosfs: it is mounted once, for nothing.
+pub fn chaosfs() -> Result<(), String> {
+    root()?;
+    file("/dev/fuse")?;
+    let text = |error: std::io::Error| error.to_string();
+    let dir = tempfile::tempdir().map_err(text)?;
+    ChaosFs::mount(dir.path(), Directories::Strict).map(drop).map_err(text)
+}
+
 /// 4 KiB writes with `O_DSYNC` by one thread, as a server's log makes them.
 fn synchronous_writes_per_second(dir: &Path) -> std::io::Result<u64> {
     const WRITES: u64 = 5000;

@@ -17,6 +17,7 @@ pub mod proto;
 pub mod report;
 pub mod rng;
 pub mod run;
+pub mod shrink;
 pub mod simulate;
 pub mod target;
 pub mod workload;

@@ -4,17 +4,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jepsen::chaosfs::Directories;
 use jepsen::cluster::space;
 use jepsen::doctor;
 use jepsen::export;
 use jepsen::history::files::History;
-use jepsen::nemesis::schedule::{self, Kind as Nemesis};
+use jepsen::nemesis::schedule::{self, Kind as Nemesis, Schedule};
 use jepsen::plan::Plan;
-use jepsen::report::{RunDir, Verdict};
+use jepsen::report::{RunDir, Verdict, campaign, overview};
 use jepsen::run::faults::Situation;
-use jepsen::run::{chaos, crash, faults, load, prove, suite};
+use jepsen::run::{chaos, crash, endurance, faults, load, prove, shrink, suite};
 use jepsen::target::Template;
 use jepsen::workload::Kind;
 
@@ -66,7 +67,8 @@ enum Command {
         #[command(flatten)]
         run: RunArgs,
     },
-    /// A fixed list of runs on clusters with faults: `smoke` (under ten minutes) or `nightly` (hours)
+    /// Many runs on clusters with faults: `smoke` (under ten minutes), `nightly` (two hours) or `endurance` (as long as told)
+    #[command(after_help = SUITE_EXAMPLES)]
     Suite {
         /// Which list
         #[arg(value_enum)]
@@ -85,6 +87,24 @@ enum Command {
         /// The directory of all runs instead of runs/…
         #[arg(long)]
         out: Option<PathBuf>,
+        /// How long each run loads, instead of what the list says
+        #[arg(long, value_parser = duration)]
+        each: Option<Duration>,
+        #[command(flatten)]
+        endurance: EnduranceArgs,
+    },
+    /// Adds up stored runs, of any number of directories: totals, workload by fault, service, targets side by side
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report {
+        /// Runs, or directories with runs below them
+        #[arg(required = true)]
+        dirs: Vec<PathBuf>,
+        /// Prints JSON instead of text
+        #[arg(long)]
+        json: bool,
+        /// Writes a page to this file
+        #[arg(long)]
+        html: Option<PathBuf>,
     },
     /// Shows that the harness bites: targets with a known bug are found, good ones are valid under the same plans
     #[command(after_help = PROVE_EXAMPLES)]
@@ -125,6 +145,21 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         times: usize,
     },
+    /// Makes an invalid run smaller while it still fails: time, faults, clients, keys, rate
+    #[command(after_help = SHRINK_EXAMPLES)]
+    Shrink {
+        /// The run's directory
+        dir: PathBuf,
+        /// Tries of each candidate; it fails when one of them does
+        #[arg(long, default_value_t = 3)]
+        tries: u32,
+        /// After this no new candidate is tried
+        #[arg(long, value_parser = duration, default_value = "1h")]
+        budget: Duration,
+        /// Where the smallest run goes, instead of DIR-shrunk
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Judges a stored run again with the checkers of today, and writes its page again
     Check {
         /// The run's directory
@@ -160,6 +195,43 @@ Examples:
   jepsen prove --list
 
 Exit code: 0 when every bad target was found and every good one is valid, else 1; 2 when the harness failed.";
+
+const REPORT_EXAMPLES: &str = "Examples:
+  jepsen report runs/endurance-1
+  jepsen report runs/endurance-1 runs/endurance-2 --html report.html
+  jepsen report runs/kelson runs/etcd --json    # side by side, where both ran the same plans";
+
+const SUITE_EXAMPLES: &str = "Examples:
+  jepsen suite smoke --binary target/debug/kelson --each 20s
+  jepsen suite nightly --target etcd --dirs journal
+  jepsen suite endurance --time 90m --members 3,5 --seed 7 --out runs/endurance-7
+  jepsen suite endurance --time 8h --out runs/endurance-7      # goes on behind what is there
+
+Exit code: 0 valid, 1 when a run is invalid, 2 when a run proves nothing or the list's criteria are not met.";
+
+const SHRINK_EXAMPLES: &str = "Examples:
+  jepsen shrink runs/endurance-1/0042-register-3
+  jepsen shrink DIR --tries 5 --budget 20m --out runs/small
+  jepsen replay runs/small --times 10            # how often the smallest plan fails
+
+Exit code: 0 when it failed again and was shrunk, 2 when it never failed again.";
+
+/// What only `suite endurance` takes.
+#[derive(Args)]
+struct EnduranceArgs {
+    /// endurance: until when new runs are begun, such as 90m
+    #[arg(long, value_parser = duration)]
+    time: Option<Duration>,
+    /// endurance: sizes of clusters, in turn
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=7), default_values_t = [3, 5])]
+    members: Vec<u32>,
+    /// endurance: concurrent clients of a run
+    #[arg(long, default_value_t = 16)]
+    clients: u32,
+    /// endurance: requests per second, all clients together
+    #[arg(long, default_value_t = 1200)]
+    rate: u64,
+}
 
 #[derive(Args)]
 struct RunArgs {
@@ -211,6 +283,12 @@ struct RunArgs {
     /// A variable for the server, NAME=VALUE; may be repeated
     #[arg(long, value_parser = variable)]
     env: Vec<(String, String)>,
+    /// Keys that a client uses at one time, at most; register, append and wr only
+    #[arg(long)]
+    keys: Option<u64>,
+    /// A run's schedule.json: these faults, instead of those that the seed chooses
+    #[arg(long)]
+    schedule: Option<PathBuf>,
     /// The run's directory instead of runs/…; with several workloads, one below it for each
     #[arg(long)]
     out: Option<PathBuf>,
@@ -222,6 +300,53 @@ impl RunArgs {
         let template = Template::new(&target, self.arguments.clone())?;
         Ok(Template { environment: self.env.clone(), ..template })
     }
+
+    fn schedule(&self) -> anyhow::Result<Option<Schedule>> {
+        let read = |path: &PathBuf| {
+            let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+            serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
+        };
+        self.schedule.as_ref().map(read).transpose()
+    }
+}
+
+/// The arguments of a stored run, with the schedule that it had.
+fn stored(dir: &std::path::Path) -> anyhow::Result<RunArgs> {
+    let plan = History::read_plan(dir)?;
+    anyhow::ensure!(!plan.arguments.is_empty(), "{}: it does not say how it was run", dir.display());
+    let words = std::iter::once("jepsen".to_owned()).chain(plan.arguments);
+    let Command::Run { run: mut args } = Cli::try_parse_from(words)?.command else {
+        anyhow::bail!("{}: not a run of `jepsen run`", dir.display());
+    };
+    args.schedule = Some(dir.join(chaos::SCHEDULE)).filter(|path| path.exists());
+    Ok(args)
+}
+
+async fn shrink_run(
+    dir: &std::path::Path,
+    tries: u32,
+    budget: Duration,
+    out: Option<PathBuf>,
+) -> anyhow::Result<Verdict> {
+    let (args, checkers) = (stored(dir)?, shrink::checkers(dir)?);
+    move_into_namespace()?;
+    let members = args.members.ok_or_else(|| anyhow::anyhow!("{}: no cluster of ours", dir.display()))?;
+    let entry = suite::Entry {
+        workload: workload(&args.workload).map_err(anyhow::Error::msg)?,
+        members,
+        kinds: nemeses(&args.nemesis, args.seed)?,
+        time: args.time,
+        seed: args.seed,
+        clients: args.clients,
+        rate: args.rate,
+        readers: args.readers,
+        keys: args.keys,
+        schedule: Some(args.schedule()?.ok_or_else(|| anyhow::anyhow!("{}: no schedule.json", dir.display()))?),
+    };
+    let out =
+        out.unwrap_or_else(|| PathBuf::from(format!("{}-shrunk", dir.display().to_string().trim_end_matches('/'))));
+    let (template, directories) = (args.template()?, args.dirs.rules());
+    shrink::run(shrink::Options { template, directories, entry, checkers, tries, budget, out }).await
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -245,22 +370,28 @@ fn move_into_namespace() -> anyhow::Result<()> {
 
 /// The kinds of faults that this machine can have.
 fn possible() -> Vec<Nemesis> {
-    let faketime = doctor::faketime().is_ok();
-    Nemesis::ALL.into_iter().filter(|kind| faketime || *kind != Nemesis::Clock).collect()
+    let (faketime, chaosfs) = (doctor::faketime(), doctor::chaosfs());
+    let lacks = |kind: Nemesis| match kind {
+        Nemesis::Clock => faketime.as_ref().err(),
+        kind if kind.needs_chaosfs() => chaosfs.as_ref().err(),
+        _ => None,
+    };
+    for kind in Nemesis::ALL {
+        if let Some(why) = lacks(kind) {
+            eprintln!("jepsen: {} is left out: {why} (see `jepsen doctor`)", kind.name());
+        }
+    }
+    Nemesis::ALL.into_iter().filter(|kind| lacks(*kind).is_none()).collect()
 }
 
 /// Runs the same plan again, into directories beside the stored one.
 async fn replay(dir: &std::path::Path, times: usize) -> anyhow::Result<Verdict> {
-    let plan = History::read(dir)?.plan;
-    anyhow::ensure!(!plan.arguments.is_empty(), "{}: it does not say how it was run", dir.display());
+    stored(dir)?;
     move_into_namespace()?;
     let mut verdicts = Vec::new();
     for time in 1..=times {
-        let words = std::iter::once("jepsen".to_owned()).chain(plan.arguments.iter().cloned());
-        let Command::Run { run: mut args } = Cli::try_parse_from(words)?.command else {
-            anyhow::bail!("only a run of `jepsen run` can be replayed");
-        };
-        args.out = Some(PathBuf::from(format!("{}-replay-{time}", dir.display())));
+        let mut args = stored(dir)?;
+        args.out = Some(PathBuf::from(format!("{}-replay-{time}", dir.display().to_string().trim_end_matches('/'))));
         verdicts.push(run_workloads(args).await?);
     }
     let count = |verdict| verdicts.iter().filter(|one| **one == verdict).count();
@@ -322,6 +453,8 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
             kind: *kind,
             endpoints: args.endpoints.iter().map(|endpoint| with_scheme(endpoint)).collect(),
             target: args.endpoints.join(","),
+            version: String::new(),
+            sha256: String::new(),
             seed: args.seed,
             time: args.time,
             clients: args.clients,
@@ -329,6 +462,7 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
             readers: args.readers,
             deadline: Duration::from_millis(args.deadline_ms),
             serializable: args.serializable_reads,
+            keys: args.keys,
             nemeses: Vec::new(),
             kinds: Vec::new(),
             arguments: std::env::args().skip(1).collect(),
@@ -337,7 +471,8 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
         let verdict = if let Some(members) = args.members {
             let template = args.template()?;
             let (kinds, directories) = (nemeses(&args.nemesis, args.seed)?, args.dirs.rules());
-            chaos::run(chaos::Options { template, members, kinds, steps: None, directories, load: options }).await?
+            let schedule = args.schedule()?;
+            chaos::run(chaos::Options { template, members, kinds, schedule, directories, load: options }).await?
         } else if args.endpoints.is_empty() {
             let template = args.template()?;
             let data = tempfile::Builder::new().prefix("jepsen-").tempdir()?;
@@ -346,6 +481,7 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
             server.ready(START_LIMIT).await.map_err(|error| anyhow::anyhow!("{error}: {}", server.log_tail()))?;
             options.endpoints = vec![template.url()];
             options.target = template.binary.display().to_string();
+            (options.version, options.sha256) = (template.version(), template.sha256());
             let verdict = load::run(options).await;
             if let Some(status) = server.ended()? {
                 println!("  the server ended by itself ({status}): {}", server.log_tail());
@@ -380,6 +516,24 @@ fn export_run(dir: &std::path::Path, edn: bool, porcupine: bool) -> anyhow::Resu
 
 fn check_again(dir: &std::path::Path) -> anyhow::Result<Verdict> {
     load::conclude(&History::read(dir)?, &RunDir::open(dir)?)
+}
+
+/// How long each run of an endurance loads, unless told otherwise,
+const ENDURANCE_EACH: Duration = Duration::from_secs(60);
+/// and its watches.
+const ENDURANCE_READERS: usize = 50;
+
+fn report(dirs: &[PathBuf], json: bool, html: Option<&std::path::Path>) -> anyhow::Result<Verdict> {
+    let runs = campaign::read(dirs)?;
+    anyhow::ensure!(!runs.is_empty(), "no runs there");
+    if let Some(path) = html {
+        std::fs::write(path, overview::render(&runs))?;
+    }
+    match json {
+        true => println!("{:#}", campaign::json(&runs)),
+        false => print!("{}", campaign::text(&runs)),
+    }
+    Ok(campaign::verdict(&runs))
 }
 
 #[derive(Args)]
@@ -432,8 +586,12 @@ struct CrashArgs {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum SuiteName {
+    /// Nine runs of 40 s
     Smoke,
+    /// Every workload five times, 90 s each
     Nightly,
+    /// Run after run until `--time` is used, all workloads and faults; goes on where `--out` has runs
+    Endurance,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -489,16 +647,36 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
             faults::run(template, &situations, out).await
         }
         Command::Run { run } => run_workloads(run).await,
-        Command::Suite { suite, target, binary, seed, dirs, out } => {
+        Command::Suite { suite, target, binary, seed, dirs, out, each, endurance } => {
             move_into_namespace()?;
             let target_of = binary.map_or(target.target, |binary| binary.display().to_string());
+            let template = Template::new(&target_of, target.arguments)?;
+            let (directories, possible) = (dirs.rules(), possible());
             let suite = match suite {
                 SuiteName::Smoke => suite::Suite::Smoke,
                 SuiteName::Nightly => suite::Suite::Nightly,
+                SuiteName::Endurance => {
+                    let EnduranceArgs { time, members, clients, rate } = endurance;
+                    let time = time.ok_or_else(|| anyhow::anyhow!("endurance needs --time"))?;
+                    let each = each.unwrap_or(ENDURANCE_EACH);
+                    let readers = ENDURANCE_READERS;
+                    return endurance::run(endurance::Options {
+                        template,
+                        seed,
+                        time,
+                        each,
+                        members,
+                        clients,
+                        rate,
+                        readers,
+                        directories,
+                        possible,
+                        out,
+                    })
+                    .await;
+                }
             };
-            let template = Template::new(&target_of, target.arguments)?;
-            let (directories, possible) = (dirs.rules(), possible());
-            suite::run(suite::Options { suite, template, seed, directories, possible, out }).await
+            suite::run(suite::Options { suite, template, seed, directories, possible, each, out }).await
         }
         Command::Prove { only, binary, etcd, etcd_3_5_0, etcd_3_5_1, good, bad, out, list } => {
             let mutants = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/mutants/debug/kelson");
@@ -512,7 +690,9 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
             move_into_namespace()?;
             prove::run(options).await
         }
+        Command::Report { dirs, json, html } => report(&dirs, json, html.as_deref()),
         Command::Replay { dir, times } => replay(&dir, times).await,
+        Command::Shrink { dir, tries, budget, out } => shrink_run(&dir, tries, budget, out).await,
         Command::Check { dir } => check_again(&dir),
         Command::Export { dir, edn, porcupine } => export_run(&dir, edn, porcupine),
         Command::BenchCheckers { ops } => {

@@ -13,13 +13,14 @@ pub mod schedule;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::client::Client;
-use crate::history::files::Fault;
+use crate::history::files::{Fault, Forgotten};
 use crate::history::op::{Op, Outcome, Request};
 
 /// Numbers of nemeses' own requests begin here, far above those of clients,
@@ -48,12 +49,18 @@ pub struct Windows {
     started: Instant,
     faults: Arc<Mutex<Vec<Fault>>>,
     requests: Arc<Mutex<Vec<Op>>>,
+    collected: Arc<AtomicI64>,
 }
 
 impl Windows {
-    /// No faults yet, on this clock.
-    pub fn new(started: Instant) -> Self {
-        Self { started, faults: Arc::default(), requests: Arc::default() }
+    /// No faults yet, on this clock. `collected`: up to which revision the run's collectors have seen everything.
+    pub fn new(started: Instant, collected: Arc<AtomicI64>) -> Self {
+        Self { started, faults: Arc::default(), requests: Arc::default(), collected }
+    }
+
+    /// Up to this revision all changes are written down already: what is compacted below it is lost to no checker.
+    pub fn collected(&self) -> i64 {
+        self.collected.load(Ordering::Relaxed)
     }
 
     /// Sends a request that belongs into the history, because it changes what clients may see.
@@ -77,14 +84,8 @@ impl Windows {
 
     /// A fault begins; the number is for [`Windows::close`]. Until then it lasts for ever.
     pub fn open(&self, name: impl Into<String>, nodes: &[u32]) -> usize {
-        let fault = Fault {
-            name: name.into(),
-            nodes: nodes.to_vec(),
-            start: self.now(),
-            end: u64::MAX,
-            evidence: String::new(),
-            effect: 0,
-        };
+        let fault =
+            Fault { name: name.into(), nodes: nodes.to_vec(), start: self.now(), end: u64::MAX, ..Fault::default() };
         let mut faults = self.faults.lock();
         faults.push(fault);
         faults.len() - 1
@@ -100,6 +101,13 @@ impl Windows {
         let now = self.now();
         if let Some(fault) = self.faults.lock().get_mut(number) {
             (fault.end, fault.evidence, fault.effect) = (now, evidence.into(), effect);
+        }
+    }
+
+    /// Power cuts in it made disks forget this.
+    pub fn forgot(&self, number: usize, what: Forgotten) {
+        if let Some(fault) = self.faults.lock().get_mut(number) {
+            fault.forgotten.add(&what);
         }
     }
 
@@ -135,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_window_lasts_until_it_is_closed() {
-        let windows = Windows::new(Instant::now());
+        let windows = Windows::new(Instant::now(), Arc::default());
         let number = windows.open("pause", &[1]);
         assert_eq!(windows.faults()[0].end, u64::MAX);
         windows.close(number, "stopped for 2 s");

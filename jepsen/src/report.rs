@@ -1,20 +1,23 @@
 //! The directory of a run, its progress lines and its verdict.
 
+pub mod campaign;
+pub mod overview;
 pub mod page;
 mod picture;
+pub mod tally;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::check::Violation;
 use crate::check::durability::Totals;
 
 /// What a run says in the end; its exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Nothing is wrong, and the faults really took effect.
@@ -97,6 +100,8 @@ pub struct Summary {
     pub crashes: usize,
     /// Power cuts, those during a start included.
     pub power_cuts: u64,
+    /// Crashes that lost at least a page.
+    pub cuts_with_loss: u64,
     /// Sums over all of them.
     pub pages_dirty: u64,
     /// Unsynced pages that were lost.

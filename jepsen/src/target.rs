@@ -96,6 +96,17 @@ impl Template {
         Ok(Self { port: free_ports()?, ..self.clone() })
     }
 
+    /// The first two lines of what it says to `--version`; empty when it says nothing.
+    pub fn version(&self) -> String {
+        output_of(Command::new(&self.binary).arg("--version")).lines().take(2).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The SHA-256 of its binary, by the tool that every Linux has; empty where it is missing.
+    pub fn sha256(&self) -> String {
+        let line = output_of(Command::new("sha256sum").arg(&self.binary));
+        line.split_whitespace().next().unwrap_or_default().to_owned()
+    }
+
     /// The only member of its cluster, on 127.0.0.1.
     fn alone(&self) -> Launch {
         let peer_url = format!("http://127.0.0.1:{}", self.port + 1);
@@ -267,6 +278,14 @@ impl Drop for Server {
         if let Err(error) = self.kill(|| ()) {
             eprintln!("jepsen: {error}");
         }
+    }
+}
+
+/// What a command prints, if it succeeds.
+fn output_of(command: &mut Command) -> String {
+    match command.stdin(Stdio::null()).output() {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
+        _ => String::new(),
     }
 }
 

@@ -198,8 +198,14 @@ async fn join(config: &Config, dial: &Arc<dyn Dial>) -> Result<Identity, Error> 
                     reason = format!("{}: no leader confirms who the members are", strings(urls).join(","));
                 }
                 Ok(answer) => match find_itself(&answer, &mine) {
-                    Some(id) => return Ok(Identity::new(id, answer.cluster_id)),
-                    None => {
+                    Found::Added(id) => return Ok(Identity::new(id, answer.cluster_id)),
+                    Found::Started(id) => {
+                        reason = format!(
+                            "member {id:x} has these peer URLs and has run before: if its data is lost, remove it from \
+                             the cluster (etcdctl member remove {id:x}) and add it anew"
+                        );
+                    }
+                    Found::Nowhere => {
                         reason = format!(
                             "the cluster {:x} has no member with the peer URLs {}",
                             answer.cluster_id,
@@ -220,10 +226,27 @@ async fn join(config: &Config, dial: &Arc<dyn Dial>) -> Result<Identity, Error> 
     )))
 }
 
-fn find_itself(answer: &MembersResponse, mine: &BTreeSet<String>) -> Option<u64> {
+/// What a list of members says of one that joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// It was added and never ran: this is its id.
+    Added(u64),
+    /// Who has its URLs ran already. Either that one lost its data, and would vote again where it has voted before; or the
+    /// list is old, of a member that has not heard yet that this one was removed and somebody was added in its place.
+    Started(u64),
+    /// Nobody has its URLs.
+    Nowhere,
+}
+
+fn find_itself(answer: &MembersResponse, mine: &BTreeSet<String>) -> Found {
     let is_me = |member: &&pb::Member| member.peer_ur_ls.iter().any(|url| mine.contains(url));
     // A joining member that found itself in a cluster that does not run yet would make another one of it.
-    answer.members.iter().find(is_me).map(|member| member.id)
+    match answer.members.iter().find(is_me) {
+        // A member tells its name when it first runs.
+        Some(member) if member.name.is_empty() => Found::Added(member.id),
+        Some(member) => Found::Started(member.id),
+        None => Found::Nowhere,
+    }
 }
 
 fn others(config: &Config) -> impl Iterator<Item = &[Url]> {
@@ -233,4 +256,29 @@ fn others(config: &Config) -> impl Iterator<Item = &[Url]> {
 
 fn strings(urls: &[Url]) -> Vec<String> {
     urls.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A member was removed and added again in one breath; a peer that lagged still listed the removed one, whose id the
+    /// new one took for ever: "member bec2ae7b8d89c70a is here, not 90d3f244d4cbf6d7".
+    #[test]
+    fn a_member_that_joins_is_nobody_who_has_run_before() {
+        let mine: BTreeSet<String> = ["http://10.0.0.4:2380".to_owned()].into();
+        let list = |id: u64, name: &str| {
+            let member = |id, name: &str, url: &str| pb::Member {
+                id,
+                name: name.into(),
+                peer_ur_ls: vec![url.into()],
+                ..pb::Member::default()
+            };
+            let members = vec![member(1, "m0", "http://10.0.0.1:2380"), member(id, name, "http://10.0.0.4:2380")];
+            MembersResponse { members, ..MembersResponse::default() }
+        };
+        assert_eq!(find_itself(&list(0xbec2, "m3"), &mine), Found::Started(0xbec2), "an old list");
+        assert_eq!(find_itself(&list(0x90d3, ""), &mine), Found::Added(0x90d3));
+        assert_eq!(find_itself(&list(0x90d3, ""), &["http://10.0.0.9:2380".to_owned()].into()), Found::Nowhere);
+    }
 }

@@ -43,6 +43,9 @@ pub struct Anomaly {
     pub streams: Vec<u64>,
     /// The cycle, if it is one.
     pub cycle: Vec<Link>,
+    /// The smallest piece of the history in which the checker finds the same: see [`piece`](super::piece). Empty where it
+    /// was not looked for.
+    pub piece: Vec<u64>,
 }
 
 /// The result of one checker.

@@ -1,8 +1,9 @@
 //! Which checkers judge which workload, and what they say together.
 
 use super::finding::{Finding, Judgement};
-use super::{append, lease, liveness, lock, members, reflector, revisions, search, set, totals, watch, wr};
+use super::{append, lease, liveness, lock, members, piece, reflector, revisions, search, set, totals, watch, wr};
 use crate::history::files::History;
+use crate::history::stream::Log;
 use crate::workload::Kind;
 
 /// Runs every checker that the history's workload has.
@@ -40,6 +41,30 @@ pub fn judge(history: &History) -> Vec<Finding> {
     }
     excuse_search(&mut findings);
     findings
+}
+
+/// Finds the smallest piece of the history for what each checker of operations found first; this may take seconds each.
+pub fn explain(findings: &mut [Finding], history: &History) {
+    let (log, _) = history.log();
+    findings.iter_mut().filter(|one| one.judgement == Judgement::Invalid).for_each(|one| shrink(one, history, &log));
+}
+
+/// `search` has found its own piece, and what watches show is told by the stream.
+fn shrink(finding: &mut Finding, history: &History, log: &Log) {
+    let (ops, faults) = (&history.ops[..], &history.faults[..]);
+    match finding.checker {
+        "revisions" => piece::find(ops, finding, |part| revisions::check(part, log)),
+        "members" => piece::find(ops, finding, |part| members::check(part, faults)),
+        "append" => piece::find(ops, finding, |part| append::check(&append::lift(part))),
+        "wr" => piece::find(ops, finding, |part| wr::check(part, crate::workload::wr::PREFIX)),
+        "set-full" => piece::find(ops, finding, set::check),
+        "fenced-set" => piece::find(ops, finding, set::check_fenced),
+        "bank" => piece::find(ops, finding, |part| totals::bank(part, log)),
+        "counter" => piece::find(ops, finding, totals::counter),
+        "lease" => piece::find(ops, finding, |part| lease::check(part, log, faults)),
+        "lock" => piece::find(ops, finding, |part| lock::check(part, log, faults)),
+        _ => {}
+    }
 }
 
 /// `search` is a second opinion. Where it is undecided, as with many operations without an outcome, and the exact

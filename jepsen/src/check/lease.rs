@@ -78,7 +78,15 @@ fn unrest(ops: &[Op]) -> Vec<Fault> {
             && !(was_led && is_led && old == leader)
         {
             let (name, nodes) = ("no leader".to_owned(), vec![op.node]);
-            times.push(Fault { name, nodes, start: before.start, end: op.end, evidence: String::new(), effect: 0 });
+            times.push(Fault {
+                name,
+                nodes,
+                start: before.start,
+                end: op.end,
+                evidence: String::new(),
+                effect: 0,
+                forgotten: Default::default(),
+            });
         }
     }
     times

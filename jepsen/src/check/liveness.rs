@@ -56,7 +56,11 @@ pub fn check(ops: &[Op], faults: &[Fault], plan: &Plan) -> Finding {
             finding.undecided(format!("no {kind} had an effect"));
         }
     }
-    let unproven = faults.iter().filter(|fault| fault.evidence.is_empty());
+    // A fault that met nothing is repeated at once: then the repetition counts.
+    let repeated = |fault: &Fault| {
+        faults.iter().any(|other| other.name == fault.name && other.effect > 0 && other.start >= fault.end)
+    };
+    let unproven = faults.iter().filter(|fault| fault.evidence.is_empty() && !repeated(fault));
     unproven.for_each(|fault| finding.undecided(format!("nothing shows that a {} had an effect", fault.name)));
     finding
 }
@@ -99,4 +103,28 @@ pub fn equal_hashes(round: &[Op], members: usize) -> bool {
     let hashes: Vec<_> = round.iter().filter_map(member).collect();
     let different: BTreeSet<_> = hashes.iter().map(|one| (one.hash, one.hash_revision, one.compact_revision)).collect();
     hashes.len() == members && different.len() == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_without_effect_leaves_a_run_undecided_unless_it_was_repeated_with_one() {
+        let slow = |start, effect: u64| Fault {
+            name: "slow".into(),
+            start,
+            end: start + 1,
+            evidence: if effect > 0 { "held".into() } else { String::new() },
+            effect,
+            ..Fault::default()
+        };
+        let undecided = |faults: &[Fault]| {
+            let plan = Plan { nemeses: vec!["slow".into()], healed: 1, ..Plan::default() };
+            check(&[], faults, &plan).undecided.len()
+        };
+        assert_eq!(undecided(&[slow(1, 0), slow(5, 3)]), 0);
+        assert_eq!(undecided(&[slow(1, 3), slow(5, 0)]), 1);
+        assert_eq!(undecided(&[slow(1, 0)]), 2, "the fault, and its kind");
+    }
 }

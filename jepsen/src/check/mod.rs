@@ -11,6 +11,7 @@ pub mod liveness;
 pub mod lock;
 pub mod members;
 pub mod order;
+pub mod piece;
 #[cfg(test)]
 mod proof;
 pub mod reflector;

@@ -327,7 +327,15 @@ fn members_that_contradict_themselves_or_each_other_are_found() {
     assert_eq!(names(vec![status(1, 0, 3, "7", 5, 9), status(2, 0, 2, "8", 5, 9)], vec![]), ["went-back"]);
     let back = vec![status(1, 0, 2, "7", 5, 9), status(2, 0, 2, "7", 4, 8)];
     assert_eq!(names(back.clone(), vec![]), ["went-back"]);
-    let kill = Fault { name: "kill".into(), nodes: vec![0], start: 12, end: 18, evidence: "pid".into(), effect: 1 };
+    let kill = Fault {
+        name: "kill".into(),
+        nodes: vec![0],
+        start: 12,
+        end: 18,
+        evidence: "pid".into(),
+        effect: 1,
+        ..Fault::default()
+    };
     assert_eq!(names(back, vec![kill]), Vec::<String>::new());
     let hash = |id, node, hash, compact_revision| {
         let member = Member { hash, hash_revision: 9, compact_revision, ..Member::default() };

@@ -135,15 +135,25 @@ impl Traffic {
         if let Self::Proxies(links) = self {
             return Ok(links.heal());
         }
+        let held = self.held_back(members)?;
+        for member in members {
+            tool("tc", &["qdisc", "delete", "dev", &cable(*member), "root"], "")?;
+        }
+        Ok(held)
+    }
+
+    /// How many packets slow cables held back or dropped so far.
+    pub fn held_back(&self, members: &[u32]) -> io::Result<Dropped> {
+        if let Self::Proxies(links) = self {
+            return Ok(links.held());
+        }
         let mut held = 0;
         for member in members {
-            let cable = cable(*member);
-            let counters = tool("tc", &["-s", "qdisc", "show", "dev", &cable], "")?;
+            let counters = tool("tc", &["-s", "qdisc", "show", "dev", &cable(*member)], "")?;
             held += numbers_after(&counters, "overlimits ") + numbers_after(&counters, "(dropped ");
             if counters.contains("netem") {
                 held += numbers_after(&counters, "bytes ");
             }
-            tool("tc", &["qdisc", "delete", "dev", &cable, "root"], "")?;
         }
         Ok(held)
     }

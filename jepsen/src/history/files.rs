@@ -28,6 +28,40 @@ pub struct Fault {
     /// How much effect it had, in a unit of its kind: packets dropped, pages lost, processes ended, milliseconds.
     #[serde(default)]
     pub effect: u64,
+    /// What the disks of its members forgot, where the power went.
+    #[serde(default, skip_serializing_if = "Forgotten::is_nothing")]
+    pub forgotten: Forgotten,
+}
+
+/// What disks forgot in power cuts: sums over the members that were hit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Forgotten {
+    /// Members whose power went.
+    pub members: u64,
+    /// Pages that no sync covered,
+    pub pages_unsynced: u64,
+    /// those of them that were lost,
+    pub pages_lost: u64,
+    /// and those that were torn.
+    pub pages_torn: u64,
+    /// Directory changes that were undone.
+    pub entries_lost: u64,
+}
+
+impl Forgotten {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds another one's numbers.
+    pub fn add(&mut self, other: &Self) {
+        self.members += other.members;
+        self.pages_unsynced += other.pages_unsynced;
+        self.pages_lost += other.pages_lost;
+        self.pages_torn += other.pages_torn;
+        self.entries_lost += other.entries_lost;
+    }
 }
 
 /// What ran, for whoever reads the files later.
@@ -58,6 +92,10 @@ pub struct Plan {
     pub healed: u64,
     /// The command's arguments.
     pub arguments: Vec<String>,
+    /// The first lines of what the binary says to `--version`,
+    pub version: String,
+    /// and the SHA-256 of its file.
+    pub sha256: String,
 }
 
 /// Everything a run leaves to be judged.
@@ -92,12 +130,17 @@ impl History {
         write(&dir.join("nemesis.jsonl"), &self.faults)
     }
 
+    /// Reads `plan.json`, which is all that is needed to run it again.
+    pub fn read_plan(dir: &Path) -> anyhow::Result<Plan> {
+        let path = dir.join("plan.json");
+        let file = File::open(&path).with_context(|| path.display().to_string())?;
+        serde_json::from_reader(BufReader::new(file))
+            .with_context(|| format!("{}: not a workload's run", path.display()))
+    }
+
     /// Reads what [`History::write`] wrote. Only `plan.json` and `history.jsonl` must be there.
     pub fn read(dir: &Path) -> anyhow::Result<Self> {
-        let plan = dir.join("plan.json");
-        let plan =
-            serde_json::from_reader(BufReader::new(File::open(&plan).with_context(|| plan.display().to_string())?))
-                .with_context(|| format!("{}: not a workload's run", plan.display()))?;
+        let plan = Self::read_plan(dir)?;
         anyhow::ensure!(dir.join("history.jsonl").exists(), "{}: no history.jsonl", dir.display());
         Ok(Self {
             plan,

@@ -17,7 +17,12 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 const RESTARTS_MAX: usize = 10;
 
 /// The guard.
-pub struct Guard(pub Arc<Cluster>);
+pub struct Guard {
+    /// Whom it looks after,
+    pub cluster: Arc<Cluster>,
+    /// and for how long: until the run stops and nobody else holds this any more.
+    pub at_work: Arc<()>,
+}
 
 impl Nemesis for Guard {
     fn name(&self) -> String {
@@ -27,14 +32,14 @@ impl Nemesis for Guard {
     fn run(self: Box<Self>, windows: Windows, stop: watch::Receiver<bool>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             let mut restarts = 0;
-            while !*stop.borrow() {
-                for (member, status, log) in self.0.ended() {
+            while !*stop.borrow() || Arc::strong_count(&self.at_work) > 1 {
+                for (member, status, log) in self.cluster.ended() {
                     windows.broken("ended by itself", member, format!("{status}: {log}"));
                     eprintln!("jepsen: member {member} ended by itself ({status}): {log}");
                     tokio::time::sleep(RESTART_AFTER).await;
                     restarts += 1;
                     if restarts <= RESTARTS_MAX
-                        && let Err(error) = self.0.start(member)
+                        && let Err(error) = self.cluster.start(member)
                     {
                         windows.broken("not started", member, error.to_string());
                     }

@@ -13,6 +13,16 @@ use crate::rng::Rng;
 
 /// After a fault is undone, its window stays open until somebody answers, at most for this long.
 const AFTERMATH_MAX: Duration = Duration::from_secs(10);
+/// A fault that showed no effect is repeated so many times.
+const REPEATS_MAX: usize = 2;
+/// Kinds that had no effect when the load's time is over get so much more.
+const LATE_MAX: Duration = Duration::from_secs(60);
+/// Faults are held this long then, at most, in milliseconds.
+const LATE_HOLD_MS_MAX: u64 = 2500;
+/// A kind that comes late is tried so many times.
+const LATE_TRIES_MAX: usize = 4;
+/// Quiet time before each of them.
+const LATE_WAIT: Duration = Duration::from_millis(500);
 
 /// What came of a fault.
 pub(super) struct Outcome {
@@ -86,10 +96,13 @@ pub struct Lane {
     pub steps: Vec<Step>,
     /// Which lane.
     pub lane: LaneOf,
+    /// Held as long as it works, see [`Guard`](super::guard::Guard).
+    pub at_work: Arc<()>,
 }
 
 impl Lane {
-    async fn perform(&self, step: &Step, windows: &Windows, stop: &watch::Receiver<bool>) {
+    /// One fault, undone in the end. Whether anything shows that it had an effect.
+    async fn perform(&self, step: &Step, windows: &Windows, stop: &watch::Receiver<bool>) -> bool {
         let number = windows.open(step.kind.name(), &[]);
         let rng = Rng::new(step.seed);
         let mut fault = Fault { cluster: &self.cluster, step, rng, windows, number, stop: stop.clone() };
@@ -99,12 +112,14 @@ impl Lane {
             Kind::Member | Kind::Ghost => fault.of_membership().await,
             Kind::Partition | Kind::Isolate | Kind::Loss | Kind::Slow => fault.of_network().await,
             Kind::MoveLeader | Kind::Compact | Kind::Defrag | Kind::Snapshot => {
-                match fault.of_operator().await {
+                let outcome = fault.of_operator().await;
+                let had_effect = outcome.as_ref().is_ok_and(|outcome| outcome.effect > 0);
+                match outcome {
                     Ok(outcome) => windows.close_with(number, outcome.evidence, outcome.effect),
                     // Refused, or lost in another fault: nothing was changed that a fault could be blamed for.
                     Err(_) => windows.abandon(number),
                 }
-                return;
+                return had_effect;
             }
         };
         let after = match self.cluster.answers_again(AFTERMATH_MAX).await {
@@ -114,6 +129,7 @@ impl Lane {
         match outcome {
             Ok(Outcome { evidence, effect }) if effect > 0 => {
                 windows.close_with(number, format!("{evidence}{after}"), effect);
+                return true;
             }
             // The run's end cut it short.
             Ok(_) if *stop.borrow() => windows.abandon(number),
@@ -126,6 +142,43 @@ impl Lane {
                 windows.close_with(number, "", 0);
             }
         }
+        false
+    }
+
+    /// One fault, and again while it has no effect: a network without traffic drops nothing, an idle disk fails nothing.
+    async fn insist(&self, step: &Step, windows: &Windows, stop: &watch::Receiver<bool>) -> bool {
+        for repeat in 0..=REPEATS_MAX {
+            // Another seed: what it drew may be why.
+            let step = Step { seed: step.seed.wrapping_add(repeat as u64), ..step.clone() };
+            if self.perform(&step, windows, stop).await {
+                return true;
+            }
+            if *stop.borrow() {
+                break;
+            }
+        }
+        false
+    }
+
+    /// The load's time is over before some kinds had an effect: it goes on until they had, once each.
+    async fn late(&self, missing: &[Kind], windows: &Windows) {
+        // Nobody sends on it, but it must not be closed either: that would count as a stop.
+        let (open, go_on) = watch::channel(false);
+        let until = tokio::time::Instant::now() + LATE_MAX;
+        for kind in missing {
+            let Some(step) = self.steps.iter().find(|step| step.kind == *kind) else { continue };
+            for number in 0..LATE_TRIES_MAX {
+                if tokio::time::Instant::now() > until {
+                    break;
+                }
+                tokio::time::sleep(LATE_WAIT).await;
+                let (hold_ms, seed) = (step.hold_ms.min(LATE_HOLD_MS_MAX), step.seed.wrapping_add(100 + number as u64));
+                if self.perform(&Step { hold_ms, seed, ..step.clone() }, windows, &go_on).await {
+                    break;
+                }
+            }
+        }
+        drop(open);
     }
 }
 
@@ -140,12 +193,19 @@ impl Nemesis for Lane {
         mut stop: watch::Receiver<bool>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
+            let mut missing: Vec<Kind> = Vec::new();
+            self.steps.iter().for_each(|step| missing.extend((!missing.contains(&step.kind)).then_some(step.kind)));
             for step in &self.steps {
                 if !wait(Duration::from_millis(step.wait_ms), &mut stop).await {
-                    return;
+                    break;
                 }
-                self.perform(step, &windows, &stop).await;
+                if self.insist(step, &windows, &stop).await {
+                    missing.retain(|kind| *kind != step.kind);
+                }
             }
+            // A lane that is done before the load is waits for it: it may have something to add.
+            wait(Duration::MAX, &mut stop).await;
+            self.late(&missing, &windows).await;
         })
     }
 }

@@ -13,8 +13,10 @@ const LOSS_PERCENT: [u64; 4] = [1, 5, 15, 30];
 const DELAY_MS: [u64; 4] = [10, 50, 150, 400];
 /// A flapping partition changes after this, in milliseconds.
 const FLAP_MS: (u64, u64) = (50, 500);
-/// A fault of the network without a single packet lost is held this much longer, for one to come.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A fault of the network that no packet met is held this much longer, for one to come.
+const PATIENCE: Duration = Duration::from_secs(6);
+/// Between two looks whether one came.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Shapes of partitions.
 const SHAPES: [&str; 9] =
@@ -32,6 +34,7 @@ impl Fault<'_> {
                 let hit = members.clone();
                 aside(move || traffic.lose(&hit, percent)).await??;
                 self.hold().await;
+                self.until_dropped().await?;
                 let lost = self.heal().await?;
                 Ok(Outcome { evidence: format!("{percent} %: {lost} packets dropped"), effect: lost })
             }
@@ -41,6 +44,14 @@ impl Fault<'_> {
                 let slow = traffic.clone();
                 let how = aside(move || slow.slow(&hit, delay)).await??;
                 self.hold().await;
+                let until = Instant::now() + PATIENCE;
+                loop {
+                    let (slow, hit) = (traffic.clone(), members.clone());
+                    if aside(move || slow.held_back(&hit)).await?? > 0 || Instant::now() > until {
+                        break;
+                    }
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
                 let held = aside(move || traffic.fast(&members)).await??;
                 Ok(Outcome { evidence: format!("{how}: {held} packets held back"), effect: held })
             }
@@ -67,10 +78,7 @@ impl Fault<'_> {
         } else {
             self.cut(&pairs).await?;
             self.hold().await;
-            let until = Instant::now() + PATIENCE;
-            while self.dropped().await? == 0 && Instant::now() < until {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            self.until_dropped().await?;
             dropped = self.heal().await?;
         }
         Ok(Outcome { evidence: format!("{shape}: {} cuts, {dropped} packets dropped", pairs.len()), effect: dropped })
@@ -79,6 +87,15 @@ impl Fault<'_> {
     async fn cut(&self, pairs: &Pairs) -> anyhow::Result<()> {
         let (traffic, pairs) = (self.cluster.traffic(), pairs.clone());
         Ok(aside(move || traffic.cut(&pairs)).await??)
+    }
+
+    /// Waits for a packet to be dropped, as far as patience goes.
+    async fn until_dropped(&self) -> anyhow::Result<()> {
+        let until = Instant::now() + PATIENCE;
+        while self.dropped().await? == 0 && Instant::now() < until {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
     }
 
     async fn dropped(&self) -> anyhow::Result<u64> {

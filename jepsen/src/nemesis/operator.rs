@@ -10,9 +10,9 @@ use crate::history::op::{Outcome as Answered, Request};
 
 /// A request of an operator may take so long.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// A compaction keeps at least this many revisions, so that watches that were just broken find what they missed,
+/// A compaction keeps this many revisions, so that watches that were just broken find what they missed,
 const KEEP_REVISIONS: u64 = 100;
-/// and at most so many.
+/// or up to so many.
 const KEEP_REVISIONS_MAX: u64 = 1500;
 /// Between two looks at who leads after a hand-over.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -27,7 +27,9 @@ impl Fault<'_> {
             Kind::MoveLeader => self.move_leader().await,
             Kind::Compact => {
                 let keep = self.rng.between(KEEP_REVISIONS, KEEP_REVISIONS_MAX) as i64;
-                let at = client.head().await? - keep;
+                let head = client.head().await?;
+                // A slow workload has few revisions: then half of them. What no collector has seen yet must stay.
+                let at = (head - keep.min(head / 2)).min(self.windows.collected());
                 anyhow::ensure!(at > 1, "too little to compact");
                 let outcome = self.windows.send(&client, member, Request::Compact(at)).await;
                 anyhow::ensure!(matches!(outcome, Answered::Ok { .. }), "not answered");

@@ -6,7 +6,8 @@ use rustix::process::Signal;
 
 use super::lane::{Fault, Outcome, wait};
 use super::schedule::Kind;
-use crate::chaosfs::{Counters, Cut};
+use crate::chaosfs::Counters;
+use crate::history::files::Forgotten;
 
 /// A member that was told to end does so within this.
 const END_MAX: Duration = Duration::from_secs(20);
@@ -15,7 +16,7 @@ const STOP_MAX: Duration = Duration::from_secs(2);
 /// A disk fault is held this much longer when nothing has met it yet: a server writes into files made before.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long syncs hang before a power cut in half of the cuts, in milliseconds.
-const HOLD_SYNCS_MS: (u64, u64) = (5, 80);
+const HOLD_SYNCS_MS: (u64, u64) = (5, 300);
 /// How long slow syncs take, in milliseconds.
 const SLOW_SYNC_MS: (u64, u64) = (20, 800);
 /// How far clocks jump, in seconds.
@@ -56,17 +57,22 @@ impl Fault<'_> {
             tokio::time::sleep(Duration::from_millis(hold)).await;
         }
         let keep = *self.rng.pick(&[0.0, 0.5, 0.9]);
-        let mut sum = Cut::default();
+        let mut sum = Forgotten::default();
         // All of them die before any power goes: it is one cut.
         for member in &members {
             self.cluster.kill(*member)?;
         }
         for member in &members {
             let cut = self.cluster.power_cut(*member, keep, self.rng.bits())?;
-            sum.pages_dirty += cut.pages_dirty;
-            sum.pages_lost += cut.pages_lost;
-            sum.pages_torn += cut.pages_torn;
+            sum.add(&Forgotten {
+                members: 1,
+                pages_unsynced: cut.pages_dirty,
+                pages_lost: cut.pages_lost,
+                pages_torn: cut.pages_torn,
+                entries_lost: cut.entries_lost,
+            });
         }
+        self.windows.forgot(self.number, sum);
         self.hold().await;
         for member in &members {
             self.cluster.start(*member)?;
@@ -76,7 +82,7 @@ impl Fault<'_> {
             self.step.whom,
             members.len(),
             sum.pages_lost,
-            sum.pages_dirty,
+            sum.pages_unsynced,
             sum.pages_torn
         );
         Ok(Outcome { evidence, effect: members.len() as u64 })
@@ -170,7 +176,10 @@ impl Fault<'_> {
         self.hold().await;
         let until = Instant::now() + PATIENCE;
         let met = |(member, before): (&u32, &Counters)| {
-            let hit = |after: Counters| after.faults_hit > before.faults_hit || kind == Kind::SlowSync;
+            let hit = |after: Counters| match kind {
+                Kind::SlowSync => syncs(&after) > syncs(before),
+                _ => after.faults_hit > before.faults_hit,
+            };
             hits(*member).is_some_and(hit)
         };
         while !members.iter().zip(&before).any(met) && Instant::now() < until {
@@ -184,7 +193,7 @@ impl Fault<'_> {
             self.cluster.disk(*member, |fs| fs.faults(|faults| *faults = Default::default()));
             let after = hits(*member).unwrap_or_default();
             effect += match kind {
-                Kind::SlowSync => after.syncs + after.synchronous_writes - before.syncs - before.synchronous_writes,
+                Kind::SlowSync => syncs(&after) - syncs(&before),
                 _ => after.faults_hit - before.faults_hit,
             };
             // A sync that failed just now may still be on its way to end the process.
@@ -200,6 +209,10 @@ impl Fault<'_> {
         };
         Ok(Outcome { evidence: format!("{:?}: {what} {}", self.step.whom, story.join(", ")), effect })
     }
+}
+
+fn syncs(counters: &Counters) -> u64 {
+    counters.syncs + counters.synchronous_writes
 }
 
 /// Whether a process has stopped, as the kernel tells.

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::rng::Rng;
 
 /// What is broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// SIGKILL, and started again.
@@ -52,7 +52,7 @@ pub enum Kind {
 }
 
 /// Which of them exclude each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LaneOf {
     /// Members and their disks.
@@ -64,7 +64,7 @@ pub enum LaneOf {
 }
 
 /// Whom it hits; who that is shows when it happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Whom {
     /// The leader, or anybody while there is none.
@@ -80,7 +80,7 @@ pub enum Whom {
 }
 
 /// One fault to come.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// Quiet time before it, in milliseconds.
     pub wait_ms: u64,
@@ -187,6 +187,25 @@ impl Kind {
     }
 }
 
+/// All lanes with their steps, as in `schedule.json`.
+pub type Schedule = Vec<(LaneOf, Vec<Step>)>;
+
+impl LaneOf {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Processes, Self::Network, Self::Operators];
+}
+
+/// The schedule of a run.
+pub fn schedule(kinds: &[Kind], seed: u64, time: Duration) -> Schedule {
+    LaneOf::ALL.into_iter().map(|lane| (lane, steps(kinds, lane, seed, time))).collect()
+}
+
+/// A schedule of these steps, each lane's in their order.
+pub fn in_lanes(steps: &[Step]) -> Schedule {
+    let of = |lane| steps.iter().filter(|step| step.kind.lane() == lane).cloned().collect();
+    LaneOf::ALL.into_iter().map(|lane| (lane, of(lane))).collect()
+}
+
 /// A random part of these kinds, at least two of them where there are two.
 pub fn swarm(kinds: &[Kind], seed: u64) -> Vec<Kind> {
     let mut rng = Rng::new(seed).fork(10);
@@ -198,13 +217,13 @@ pub fn swarm(kinds: &[Kind], seed: u64) -> Vec<Kind> {
     }
 }
 
-/// The steps of one lane, enough for this time. Each kind comes once before any comes twice.
+/// The steps of one lane, enough for this time, and each kind at least once. Each comes once before any comes twice.
 pub fn steps(kinds: &[Kind], lane: LaneOf, seed: u64, time: Duration) -> Vec<Step> {
     let kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| kind.lane() == lane).collect();
     let mut rng = Rng::new(seed).fork(20 + lane as u64);
     let (mut steps, mut sum) = (Vec::new(), 0);
     let mut round: Vec<Kind> = Vec::new();
-    while !kinds.is_empty() && sum < time.as_millis() as u64 {
+    while steps.len() < kinds.len() || !kinds.is_empty() && sum < time.as_millis() as u64 {
         if round.is_empty() {
             round.clone_from(&kinds);
         }
@@ -228,6 +247,10 @@ mod tests {
         assert_ne!(all(1), all(2));
         let first: std::collections::BTreeSet<Kind> = all(1).iter().take(10).map(|step| step.kind).collect();
         assert_eq!(first.len(), 10);
+        // However short the time is, each kind has a step.
+        let short: std::collections::BTreeSet<Kind> =
+            steps(&Kind::ALL, LaneOf::Processes, 1, Duration::from_secs(5)).iter().map(|step| step.kind).collect();
+        assert_eq!(short.len(), 10);
     }
 
     #[test]

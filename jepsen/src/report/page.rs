@@ -14,7 +14,8 @@ const ROWS_MAX: usize = 60;
 /// Operations in the table round the first anomaly.
 const NAMED_MAX: usize = 40;
 
-const STYLE: &str = "body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1000px;padding:0 1em;color:#1b1f24;background:#fff}\
+/// How all pages look.
+pub(super) const STYLE: &str = "body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1000px;padding:0 1em;color:#1b1f24;background:#fff}\
 h1{font-size:1.4em;padding:.6em .8em;border-radius:6px;color:#fff}h2{font-size:1.1em;margin-top:2em}\
 .valid{background:#1a7f37}.invalid{background:#c0262d}.inconclusive{background:#9a6700}\
 table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid #d8dee4;padding:.3em .5em;text-align:left;vertical-align:top;\
@@ -91,7 +92,8 @@ fn checked(findings: &[Finding]) -> String {
 }
 
 fn first_anomaly(history: &History, anomaly: &Anomaly) -> String {
-    let involved: BTreeSet<u64> = anomaly.operations.iter().copied().collect();
+    let named: BTreeSet<u64> = anomaly.operations.iter().copied().collect();
+    let involved: BTreeSet<u64> = named.iter().chain(&anomaly.piece).copied().collect();
     let mut rows = String::new();
     for op in history.ops.iter().filter(|op| involved.contains(&op.id)).take(NAMED_MAX) {
         let answer = match &op.outcome {
@@ -101,14 +103,22 @@ fn first_anomaly(history: &History, anomaly: &Anomaly) -> String {
         let asked = serde_json::to_string(&op.request).unwrap_or_default();
         let time = format!("{:.6} to {:.6} s", seconds(op.start), seconds(op.end));
         let (asked, answer) = (short(&asked), short(&answer.unwrap_or_default()));
-        row(&mut rows, &[&op.id.to_string(), &op.process.to_string(), &time, &escape(&asked), &escape(&answer)]);
+        let id = if named.contains(&op.id) { format!("<mark>{}</mark>", op.id) } else { op.id.to_string() };
+        row(&mut rows, &[&id, &op.process.to_string(), &time, &escape(&asked), &escape(&answer)]);
     }
     let table = match rows.is_empty() {
         true => String::new(),
         false => format!("<table>{}{rows}</table>", head(&["operation", "client", "time", "request", "answer"])),
     };
+    let piece = match anomaly.piece.len() {
+        0 => String::new(),
+        count => format!(
+            "<p>Of {} operations these {count} are enough: without any one of them the checker no longer finds it.</p>",
+            history.ops.len()
+        ),
+    };
     format!(
-        "<h2>First anomaly: {}</h2><p>{}</p><div class=\"scroll\">{}</div>{table}",
+        "<h2>First anomaly: {}</h2><p>{}</p>{piece}<div class=\"scroll\">{}</div>{table}",
         escape(&anomaly.name),
         escape(&short(&anomaly.text)),
         timeline(history, &involved)
@@ -153,12 +163,13 @@ fn faults(history: &History) -> String {
     )
 }
 
-fn head(names: &[&str]) -> String {
+/// A row of headings.
+pub(super) fn head(names: &[&str]) -> String {
     format!("<tr>{}</tr>", names.iter().map(|name| format!("<th>{name}</th>")).collect::<String>())
 }
 
 /// A row of cells that are HTML already.
-fn row(rows: &mut String, cells: &[&str]) {
+pub(super) fn row(rows: &mut String, cells: &[&str]) {
     let cells: String = cells.iter().map(|cell| format!("<td>{cell}</td>")).collect();
     write!(rows, "<tr>{cells}</tr>").expect("a string takes everything");
 }
@@ -183,7 +194,7 @@ pub(super) fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::judge::judge;
+    use crate::check::judge::{explain, judge};
     use crate::history::files::Fault;
     use crate::simulate::{Bug, Options, simulate};
     use crate::workload::Kind;
@@ -192,13 +203,19 @@ mod tests {
     fn a_page_of_a_bad_run_names_the_cycle_and_needs_nothing_else() {
         let (mut history, _) = simulate(Options { bug: Some(Bug::StaleRead), ..Options::new(Kind::Append, 1, 600) });
         history.faults.push(Fault { name: "pause <1>".into(), start: 1, end: u64::MAX, ..Fault::default() });
-        let page = render(&history, Verdict::Invalid, &judge(&history));
-        for part in ["INVALID", "First anomaly", "<svg", "Cycle G", "pause &lt;1&gt;"] {
+        let page = render(&history, Verdict::Invalid, &explained(&history));
+        for part in ["INVALID", "First anomaly", "<svg", "Cycle G", "pause &lt;1&gt;", "are enough", "<mark>"] {
             assert!(page.contains(part), "no {part}");
         }
         for part in ["<script", "src=", "href=", "@import"] {
             assert!(!page.contains(part), "{part}");
         }
+    }
+
+    fn explained(history: &History) -> Vec<Finding> {
+        let mut findings = judge(history);
+        explain(&mut findings, history);
+        findings
     }
 
     #[test]

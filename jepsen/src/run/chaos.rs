@@ -10,12 +10,14 @@ use crate::cluster::{self, Cluster};
 use crate::nemesis::Nemesis;
 use crate::nemesis::guard::Guard;
 use crate::nemesis::lane::Lane;
-use crate::nemesis::schedule::{Kind, LaneOf, Step, steps};
+use crate::nemesis::schedule::{Kind, Schedule, schedule};
 use crate::report::{RunDir, Verdict};
 use crate::target::Template;
 
 /// All members of a new cluster answer within this.
 const START_MAX: Duration = Duration::from_secs(60);
+/// The schedule's file in a run's directory.
+pub const SCHEDULE: &str = "schedule.json";
 /// What a server writes when it panics.
 const PANICS: [&str; 5] = ["panicked at", "\"msg\":\"panicked\"", "panic: ", "fatal error: ", "SIGSEGV"];
 /// Lines of a log that are shown.
@@ -29,8 +31,8 @@ pub struct Options {
     pub members: u32,
     /// What is broken.
     pub kinds: Vec<Kind>,
-    /// Instead of a schedule that the seed chooses: these steps.
-    pub steps: Option<Vec<Step>>,
+    /// When and whom; `None` = as the seed chooses.
+    pub schedule: Option<Schedule>,
     /// Directory rules of chaosfs, where it is needed.
     pub directories: Directories,
     /// The load. Its endpoints, nemeses and directory are set here.
@@ -38,8 +40,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// The arguments that run the same again.
-    fn arguments(&self) -> Vec<String> {
+    /// The arguments that run the same again, given the directory of the run.
+    fn arguments(&self, dir: &RunDir) -> Vec<String> {
         let kinds = self.kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(",");
         let (load, time) = (&self.load, format!("{}s", self.load.time.as_secs()));
         let rules = match self.directories {
@@ -63,6 +65,12 @@ impl Options {
         if !kinds.is_empty() {
             words.extend(["--nemesis".to_owned(), kinds]);
         }
+        if let Some(keys) = load.keys {
+            words.extend(["--keys".to_owned(), keys.to_string()]);
+        }
+        if self.schedule.is_some() {
+            words.extend(["--schedule".to_owned(), dir.join(SCHEDULE).display().to_string()]);
+        }
         words.extend(self.template.arguments.iter().map(|argument| format!("--etcd-args={argument}")));
         words.extend(self.template.environment.iter().map(|(name, value)| format!("--env={name}={value}")));
         if load.serializable {
@@ -74,30 +82,29 @@ impl Options {
 
 /// Starts a cluster, runs the workload, breaks, mends, judges.
 pub async fn run(options: Options) -> anyhow::Result<Verdict> {
-    let arguments = options.arguments();
-    let Options { template, members, kinds, steps: fixed, directories, mut load } = options;
+    let name = format!("{}-{}", options.load.kind.name(), options.members);
+    let dir = RunDir::create(options.load.out.as_deref(), &name, options.load.seed)?;
+    let arguments = options.arguments(&dir);
+    let Options { template, members, kinds, schedule: given, directories, mut load } = options;
     load.arguments = arguments;
-    let name = format!("{}-{members}", load.kind.name());
-    let dir = RunDir::create(load.out.as_deref(), &name, load.seed)?;
-    let lanes = [LaneOf::Processes, LaneOf::Network, LaneOf::Operators];
-    let of_lane = |lane| match &fixed {
-        Some(steps) => steps.iter().filter(|step| step.kind.lane() == lane).cloned().collect(),
-        None => steps(&kinds, lane, load.seed, load.time),
-    };
-    let schedule: Vec<(LaneOf, Vec<Step>)> = lanes.into_iter().map(|lane| (lane, of_lane(lane))).collect();
-    dir.write_json("schedule.json", &schedule)?;
+    let schedule = given.unwrap_or_else(|| schedule(&kinds, load.seed, load.time));
+    dir.write_json(SCHEDULE, &schedule)?;
     load.target = template.binary.display().to_string();
+    (load.version, load.sha256) = (template.version(), template.sha256());
     let disks = kinds.iter().any(|kind| kind.needs_chaosfs()).then_some(directories);
     let clocks = kinds.contains(&Kind::Clock);
     let cluster = Arc::new(Cluster::new(cluster::Options { template, members, disks, clocks, dir: dir.clone() })?);
     cluster.start_all(START_MAX).await?;
     load.endpoints = (0..members).map(|member| cluster.url(member)).collect();
     load.kinds = kinds.iter().map(|kind| kind.name().to_owned()).collect();
-    load.nemeses = vec![Box::new(Guard(cluster.clone()))];
+    let at_work = Arc::new(());
+    load.nemeses = vec![Box::new(Guard { cluster: cluster.clone(), at_work: at_work.clone() })];
     for (lane, steps) in schedule {
-        let nemesis: Box<dyn Nemesis> = Box::new(Lane { cluster: cluster.clone(), steps, lane });
+        let (cluster, at_work) = (cluster.clone(), at_work.clone());
+        let nemesis: Box<dyn Nemesis> = Box::new(Lane { cluster, steps, lane, at_work });
         load.nemeses.push(nemesis);
     }
+    drop(at_work);
     let mut history = load::record(load).await?;
     for (member, status, log) in cluster.ended() {
         history.faults.push(broken("ended by itself", member, format!("{status}: {log}"), history.plan.healed));
@@ -115,7 +122,15 @@ pub async fn run(options: Options) -> anyhow::Result<Verdict> {
 
 fn broken(what: &str, member: u32, evidence: String, at: u64) -> crate::history::files::Fault {
     let name = format!("{}{what}", crate::nemesis::BROKEN);
-    crate::history::files::Fault { name, nodes: vec![member], start: at, end: at, evidence, effect: 1 }
+    crate::history::files::Fault {
+        name,
+        nodes: vec![member],
+        start: at,
+        end: at,
+        evidence,
+        effect: 1,
+        ..Default::default()
+    }
 }
 
 /// The first lines of a log that tell of a panic.

@@ -385,6 +385,7 @@ impl Run {
             crashes_planned: self.options.plan.cuts.len(),
             crashes: self.reports.len(),
             power_cuts: if self.options.power.is_some() { sum(|report| u64::from(report.cuts)) } else { 0 },
+            cuts_with_loss: sum(|report| u64::from(report.pages_lost > 0)),
             pages_dirty: sum(|report| report.pages_dirty),
             pages_lost,
             pages_torn: sum(|report| report.pages_torn),

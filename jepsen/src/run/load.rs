@@ -12,12 +12,13 @@ use tokio::task::JoinSet;
 
 use super::reading::{collect, read};
 use crate::check::finding::{Finding, Judgement};
-use crate::check::judge::{judge, worst};
+use crate::check::judge::{explain, judge, worst};
 use crate::check::liveness;
 use crate::client::Client;
 use crate::history::files::{History, Plan};
 use crate::history::op::{Op, Outcome, Range, Reply, Request};
 use crate::nemesis::{Nemesis, Windows};
+use crate::report::tally::Tally;
 use crate::report::{RunDir, Verdict};
 use crate::rng::Rng;
 use crate::workload::script::{Script, Step};
@@ -52,6 +53,10 @@ pub struct Options {
     pub endpoints: Vec<String>,
     /// What was started, for the report.
     pub target: String,
+    /// What it says to `--version`, and the SHA-256 of its file; empty = not known.
+    pub version: String,
+    /// See above.
+    pub sha256: String,
     /// Fixes the requests.
     pub seed: u64,
     /// How long clients work.
@@ -66,6 +71,8 @@ pub struct Options {
     pub deadline: Duration,
     /// Clients send reads as serializable ones, and they are judged as linearizable: nobody can pass.
     pub serializable: bool,
+    /// Keys in use at one time, where the workload lets that be chosen; `None` = its own number.
+    pub keys: Option<u64>,
     /// Who breaks things meanwhile.
     pub nemeses: Vec<Box<dyn Nemesis>>,
     /// Kinds of faults that each must have an effect, or the run proves nothing.
@@ -89,6 +96,8 @@ pub struct Shared {
     settled: Arc<AtomicI64>,
     /// The newest revision that an answer named.
     pub head: Arc<AtomicI64>,
+    /// The newest revision up to which a collector has seen everything.
+    pub collected: Arc<AtomicI64>,
     /// The revision before the run.
     pub base: i64,
     serializable: bool,
@@ -147,7 +156,8 @@ pub async fn run(options: Options) -> anyhow::Result<Verdict> {
 
 /// Judges a history and writes what came of it into its directory.
 pub fn conclude(history: &History, dir: &RunDir) -> anyhow::Result<Verdict> {
-    let findings = judge(history);
+    let mut findings = judge(history);
+    explain(&mut findings, history);
     let answered = history.ops.iter().filter(|op| op.reply().is_some()).count();
     let verdict = match worst(&findings) {
         Judgement::Invalid => Verdict::Invalid,
@@ -155,18 +165,10 @@ pub fn conclude(history: &History, dir: &RunDir) -> anyhow::Result<Verdict> {
         Judgement::Valid if answered < ANSWERED_MIN => Verdict::Inconclusive,
         Judgement::Valid => Verdict::Valid,
     };
-    let unknown = history.ops.iter().filter(|op| op.is_unknown()).count();
-    let events: usize = history.entries.iter().map(|entry| entry.events.len()).sum();
-    println!(
-        "{} with seed {}: {verdict:?}; {} operations ({answered} answered, {unknown} unknown), {events} changes, {} streams, {} faults",
-        history.plan.workload,
-        history.plan.seed,
-        history.ops.len(),
-        history.streams.len(),
-        history.faults.len()
-    );
+    let tally = Tally::of(history, &findings);
+    println!("{} with seed {}: {verdict:?}; {tally}", history.plan.workload, history.plan.seed);
     findings.iter().for_each(|finding| println!("  {finding}"));
-    dir.write_json("verdict.json", &Outcomes { verdict, findings: &findings })?;
+    dir.write_json("verdict.json", &Outcomes { verdict, tally: &tally, findings: &findings })?;
     std::fs::write(dir.join("report.html"), crate::report::page::render(history, verdict, &findings))?;
     Ok(verdict)
 }
@@ -174,6 +176,7 @@ pub fn conclude(history: &History, dir: &RunDir) -> anyhow::Result<Verdict> {
 #[derive(serde::Serialize)]
 struct Outcomes<'a> {
     verdict: Verdict,
+    tally: &'a Tally,
     findings: &'a [Finding],
 }
 
@@ -194,10 +197,11 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
         stopped_at: Arc::default(),
         settled: Arc::default(),
         head: Arc::new(AtomicI64::new(base)),
+        collected: Arc::new(AtomicI64::new(base)),
         base,
         serializable: options.serializable,
     };
-    let windows = Windows::new(shared.started);
+    let windows = Windows::new(shared.started, shared.collected.clone());
     let rng = Rng::new(options.seed);
     let nodes = clients.len() as u32;
     let own = async |node: u32| Client::connect(&options.endpoints[node as usize], DEADLINE).await;
@@ -226,7 +230,7 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
     let interval = Duration::from_nanos(1_000_000_000 * u64::from(options.clients.max(1)) / options.rate.max(1));
     let mut drivers = JoinSet::new();
     for process in 0..options.clients.max(1) {
-        let script = options.kind.script(process, rng.fork(1000 + u64::from(process)));
+        let script = options.kind.script_on(process, rng.fork(1000 + u64::from(process)), options.keys);
         let node = process % nodes;
         let client = own(node).await?.with_deadline(options.deadline);
         drivers.spawn(drive(script, client, process, node, interval, shared.clone()));
@@ -287,6 +291,8 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
         nemeses: options.kinds,
         healed,
         arguments: options.arguments,
+        version: options.version,
+        sha256: options.sha256,
     };
     Ok(History { plan, ops, streams, entries, faults: windows.faults() })
 }

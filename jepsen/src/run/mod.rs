@@ -2,8 +2,10 @@
 
 pub mod chaos;
 pub mod crash;
+pub mod endurance;
 pub mod faults;
 pub mod load;
 pub mod prove;
 mod reading;
+pub mod shrink;
 pub mod suite;

@@ -22,6 +22,7 @@ use self::plans::Shape;
 use super::{chaos, crash, faults, load};
 use crate::chaosfs::Directories;
 use crate::cluster::space;
+use crate::nemesis::schedule;
 use crate::report::{RunDir, Verdict};
 use crate::target::Template;
 
@@ -235,14 +236,17 @@ async fn attempt(case: &Case, template: Template, seed: u64, out: &Path) -> anyh
                 readers: 30,
                 deadline: Duration::from_millis(shape.deadline_ms),
                 serializable: shape.serializable,
+                keys: None,
+                version: String::new(),
+                sha256: String::new(),
                 nemeses: Vec::new(),
                 kinds: Vec::new(),
                 arguments: Vec::new(),
                 out,
             };
-            let steps = Some(shape.steps(seed));
+            let schedule = Some(schedule::in_lanes(&shape.steps(seed)));
             let (members, kinds) = (shape.members, shape.kinds());
-            chaos::run(chaos::Options { template, members, kinds, steps, directories, load }).await
+            chaos::run(chaos::Options { template, members, kinds, schedule, directories, load }).await
         }
     }
 }

@@ -68,6 +68,7 @@ pub async fn collect(client: Client, node: u32, shared: Shared) -> (Vec<Entry>, 
                                 let empty = || Entry { node, rev, t, events: Vec::new() };
                                 entries.entry(rev).or_insert_with(empty).events.push(event);
                             }
+                            shared.collected.fetch_max(last, Ordering::Relaxed);
                         }
                         Ok(Ok(None)) => break "the stream ended".into(),
                         Ok(Err(error)) => break error.to_string(),

@@ -11,7 +11,7 @@ use crate::history::op::{Op, Request, Txn};
 use crate::rng::Rng;
 
 /// Keys in use at one time.
-const KEYS: u64 = 3;
+pub const KEYS: u64 = 3;
 /// Transactions of one client until the keys are replaced: lists stay short.
 const GENERATION: u64 = 40;
 /// Keys begin so.
@@ -20,6 +20,7 @@ pub const PREFIX: &str = "list/";
 /// One client.
 pub struct Append {
     rng: Rng,
+    keys: u64,
     sent: u64,
     /// Of the transaction whose read is out: key → does it append.
     wanted: Vec<(Key, bool)>,
@@ -30,7 +31,12 @@ pub struct Append {
 impl Append {
     /// The script of one client.
     pub fn new(rng: Rng) -> Self {
-        Self { rng, sent: 0, wanted: Vec::new(), read: None }
+        Self { rng, keys: KEYS, sent: 0, wanted: Vec::new(), read: None }
+    }
+
+    /// On so many keys at one time.
+    pub fn on(self, keys: u64) -> Self {
+        Self { keys, ..self }
     }
 }
 
@@ -46,11 +52,11 @@ impl Script for Append {
             };
             return Step::Send(guarded(compare, self.wanted.iter().map(one).collect()));
         }
-        let first = self.sent / GENERATION * KEYS;
+        let first = self.sent / GENERATION * self.keys;
         self.sent += 1;
-        let mut keys: Vec<u64> = (0..KEYS).collect();
+        let mut keys: Vec<u64> = (0..self.keys).collect();
         self.wanted.clear();
-        for _ in 0..self.rng.between(1, KEYS) {
+        for _ in 0..self.rng.between(1, self.keys) {
             let key = keys.swap_remove(self.rng.below(keys.len() as u64) as usize);
             self.wanted.push((format!("{PREFIX}{}", first + key), self.rng.chance(0.6)));
         }

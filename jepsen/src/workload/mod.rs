@@ -88,10 +88,26 @@ impl Kind {
 
     /// The script of one client.
     pub fn script(self, process: u32, rng: Rng) -> Box<dyn Script> {
+        self.script_on(process, rng, None)
+    }
+
+    /// How many keys a client uses at one time, where that can be chosen.
+    pub fn keys(self) -> Option<u64> {
         match self {
-            Self::Register => Box::new(register::Register::new(rng)),
-            Self::Append => Box::new(append::Append::new(rng)),
-            Self::Wr => Box::new(wr::Wr::new(rng)),
+            Self::Register => Some(register::KEYS),
+            Self::Append => Some(append::KEYS),
+            Self::Wr => Some(wr::KEYS),
+            _ => None,
+        }
+    }
+
+    /// The script of one client on at most so many keys at one time.
+    pub fn script_on(self, process: u32, rng: Rng, keys: Option<u64>) -> Box<dyn Script> {
+        let at_most = |own: u64| keys.map_or(own, |keys| keys.clamp(1, own));
+        match self {
+            Self::Register => Box::new(register::Register::new(rng).on(at_most(register::KEYS))),
+            Self::Append => Box::new(append::Append::new(rng).on(at_most(append::KEYS))),
+            Self::Wr => Box::new(wr::Wr::new(rng).on(at_most(wr::KEYS))),
             Self::Wide => Box::new(wr::Wr::wide(rng)),
             Self::Set => Box::new(set::Set::new(rng)),
             Self::Bank => Box::new(bank::Bank::new(rng)),

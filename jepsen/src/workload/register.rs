@@ -9,7 +9,7 @@ use crate::history::op::{Compare, Delete, Expected, Op, Range, Request, Txn};
 use crate::rng::Rng;
 
 /// Keys in use at one time.
-const KEYS: u64 = 4;
+pub const KEYS: u64 = 4;
 /// Requests of one client until the keys are replaced.
 const GENERATION: u64 = 80;
 /// Keys begin so.
@@ -18,6 +18,7 @@ pub const PREFIX: &str = "reg/";
 /// One client.
 pub struct Register {
     rng: Rng,
+    keys: u64,
     sent: u64,
     seen: BTreeMap<String, String>,
 }
@@ -25,13 +26,18 @@ pub struct Register {
 impl Register {
     /// The script of one client.
     pub fn new(rng: Rng) -> Self {
-        Self { rng, sent: 0, seen: BTreeMap::new() }
+        Self { rng, keys: KEYS, sent: 0, seen: BTreeMap::new() }
+    }
+
+    /// On so many keys at one time.
+    pub fn on(self, keys: u64) -> Self {
+        Self { keys, ..self }
     }
 }
 
 impl Script for Register {
     fn next(&mut self, id: u64, _: u64) -> Step {
-        let key = format!("{PREFIX}{}", self.sent / GENERATION * KEYS + self.rng.below(KEYS));
+        let key = format!("{PREFIX}{}", self.sent / GENERATION * self.keys + self.rng.below(self.keys));
         self.sent += 1;
         Step::Send(match self.rng.below(100) {
             0..40 => Request::get(key),
