@@ -29,6 +29,8 @@ const REQUESTS_FROM: u64 = 1 << 40;
 const PROCESS: u32 = 40_000;
 /// How the names of windows begin that no nemesis made, see [`Windows::broken`].
 pub const BROKEN: &str = "broken: ";
+/// What begins the name of a window in which the harness failed at a fault: what follows says nothing of the server.
+pub const HARNESS: &str = "harness failed: ";
 
 /// Breaks things until it is told to stop.
 ///

@@ -116,6 +116,11 @@ impl Batcher {
         Ok(result)
     }
 
+    /// Whether it was told to end.
+    pub fn is_closed(&self) -> bool {
+        self.open.lock().closed
+    }
+
     /// Commands waiting or on their way.
     pub fn waiting(&self) -> usize {
         self.waiting_commands.load(Ordering::Relaxed)

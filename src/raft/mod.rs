@@ -400,8 +400,17 @@ impl Node {
             let wait = if self.note_leadership() { interval } else { POLL_INTERVAL };
             // Raft has ended; a change and no change in time are both a reason to look again.
             if let Ok(Err(_)) = tokio::time::timeout(wait, metrics.changed()).await {
-                return;
+                return self.note_end().await;
             }
+        }
+    }
+
+    /// Raft is no more: by [`Node::shutdown`], or because its task has panicked, which its metrics do not tell.
+    async fn note_end(&self) {
+        if let Err(reason) = self.raft.with_raft_state(|_| ()).await
+            && !self.batcher.is_closed()
+        {
+            self.expelled.send_replace(Some(format!("raft has ended: {reason}")));
         }
     }
 

@@ -217,6 +217,16 @@ async fn a_leader_that_restarts_leads_only_in_a_term_of_its_own() {
     }
 }
 
+/// It used to live on, and answer nobody.
+#[tokio::test]
+async fn a_member_whose_raft_has_panicked_fails() {
+    let node = node(Arc::new(SimDisk::new()), 1).await;
+    drop(node.raft.with_raft_state(|_| -> () { panic!("planted") }).await);
+    let reason = tokio::time::timeout(Duration::from_secs(30), node.failed()).await.expect("it fails");
+    assert!(reason.contains("panicked"), "{reason}");
+    node.shutdown().await;
+}
+
 /// Far fewer entries than `--snapshot-count` and `--snapshot-catchup-entries`, but many bytes.
 #[tokio::test]
 async fn a_log_of_few_large_entries_is_purged_behind_a_snapshot() {

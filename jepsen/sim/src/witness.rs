@@ -226,6 +226,8 @@ impl Witness {
     pub fn history(&self) -> (Vec<Op>, Vec<Stream>, Log) {
         let seen = self.seen.lock();
         let mut ops = seen.ops.clone();
+        // Still under way when the run ended, and perhaps done: nobody knows.
+        ops.extend(seen.open.values().map(|op| Op { end: self.now(), ..op.clone() }));
         ops.sort_by_key(|op| (op.end, op.id));
         (ops, seen.streams.clone(), Log { entries: seen.watches.order().clone(), base: 1 })
     }

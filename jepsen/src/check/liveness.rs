@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::finding::Finding;
 use crate::history::files::{Fault, Plan};
 use crate::history::op::{Member, Op, Request};
-use crate::nemesis::BROKEN;
+use crate::nemesis::{BROKEN, HARNESS};
 
 const SECOND: u64 = 1_000_000_000;
 /// Some client's request is answered within this.
@@ -19,6 +19,12 @@ pub fn check(ops: &[Op], faults: &[Fault], plan: &Plan) -> Finding {
     let mut finding = Finding::new("liveness");
     for fault in faults.iter().filter(|fault| fault.name.starts_with(BROKEN)) {
         finding.wrong(&fault.name, format!("node {:?}: {}", fault.nodes, fault.evidence), []);
+    }
+    let is_harness = |fault: &&Fault| fault.name.starts_with(HARNESS);
+    if let Some(failed) = faults.iter().find(is_harness) {
+        // Members that it did not start again, for instance, are silent through no fault of theirs.
+        finding.undecided(format!("{}: {}", failed.name, failed.evidence));
+        return finding;
     }
     let after = |op: &&Op| op.start >= plan.healed && op.reply().is_some() && !matches!(op.request, Request::Hold(..));
     let needs_quorum =
@@ -108,6 +114,7 @@ pub fn equal_hashes(round: &[Op], members: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::finding::Judgement;
 
     #[test]
     fn a_fault_without_effect_leaves_a_run_undecided_unless_it_was_repeated_with_one() {
@@ -126,5 +133,13 @@ mod tests {
         assert_eq!(undecided(&[slow(1, 0), slow(5, 3)]), 0);
         assert_eq!(undecided(&[slow(1, 3), slow(5, 0)]), 1);
         assert_eq!(undecided(&[slow(1, 0)]), 2, "the fault, and its kind");
+    }
+
+    #[test]
+    fn a_harness_that_failed_at_a_fault_leaves_silence_undecided() {
+        let plan = Plan { nodes: 1, healed: 1, ..Plan::default() };
+        assert_eq!(check(&[], &[], &plan).judgement, Judgement::Invalid);
+        let failed = Fault { name: format!("{HARNESS}power-cut"), evidence: "in use".into(), ..Fault::default() };
+        assert_eq!(check(&[], &[failed], &plan).judgement, Judgement::Unknown);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::schedule::{Kind, LaneOf, Step, Whom};
-use super::{Nemesis, Windows};
+use super::{HARNESS, Nemesis, Windows};
 use crate::cluster::Cluster;
 use crate::rng::Rng;
 
@@ -140,6 +140,8 @@ impl Lane {
             Err(error) => {
                 eprintln!("jepsen: {}: {error:#}", step.kind.name());
                 windows.close_with(number, "", 0);
+                let failed = windows.open(format!("{HARNESS}{}", step.kind.name()), &[]);
+                windows.close_with(failed, format!("{error:#}"), 0);
             }
         }
         false

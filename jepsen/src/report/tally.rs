@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::finding::{Finding, Judgement};
 use crate::history::files::{Fault, Forgotten, History};
 use crate::history::op::{Op, Request};
-use crate::nemesis::BROKEN;
+use crate::nemesis::{BROKEN, HARNESS};
 
 const SECOND: u64 = 1_000_000_000;
 /// Numbers of processes from here on are samplers, readers and final reads.
@@ -147,7 +147,8 @@ impl Tally {
             undecided: said(Judgement::Unknown, |finding| finding.undecided.first().cloned()),
             ..Self::default()
         };
-        for fault in history.faults.iter().filter(|fault| !fault.name.starts_with(BROKEN)) {
+        let is_fault = |fault: &&Fault| !fault.name.starts_with(BROKEN) && !fault.name.starts_with(HARNESS);
+        for fault in history.faults.iter().filter(is_fault) {
             let count = tally.faults.entry(fault.name.clone()).or_default();
             let had_effect = u64::from(fault.effect > 0);
             count.with_effect += had_effect;
