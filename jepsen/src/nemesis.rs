@@ -52,12 +52,13 @@ pub struct Windows {
     faults: Arc<Mutex<Vec<Fault>>>,
     requests: Arc<Mutex<Vec<Op>>>,
     collected: Arc<AtomicI64>,
+    failure: Arc<Mutex<Option<String>>>,
 }
 
 impl Windows {
     /// No faults yet, on this clock. `collected`: up to which revision the run's collectors have seen everything.
     pub fn new(started: Instant, collected: Arc<AtomicI64>) -> Self {
-        Self { started, faults: Arc::default(), requests: Arc::default(), collected }
+        Self { started, faults: Arc::default(), requests: Arc::default(), collected, failure: Arc::default() }
     }
 
     /// Up to this revision all changes are written down already: what is compacted below it is lost to no checker.
@@ -133,6 +134,17 @@ impl Windows {
         self.close(number, text);
     }
 
+    /// The harness cannot mend what it broke, such as a disk that it cannot mount again: whatever comes after says nothing
+    /// about the server. The first reason counts.
+    pub fn fail(&self, why: impl Into<String>) {
+        self.failure.lock().get_or_insert_with(|| why.into());
+    }
+
+    /// Why the run proves nothing, if the harness failed.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().clone()
+    }
+
     /// All windows so far, but the abandoned ones.
     pub fn faults(&self) -> Vec<Fault> {
         self.faults.lock().iter().filter(|fault| !fault.name.is_empty()).cloned().collect()
@@ -151,5 +163,14 @@ mod tests {
         windows.close(number, "stopped for 2 s");
         let fault = &windows.faults()[0];
         assert!(fault.end >= fault.start && fault.evidence == "stopped for 2 s");
+    }
+
+    #[test]
+    fn the_first_failure_of_the_harness_counts() {
+        let windows = Windows::new(Instant::now(), Arc::default());
+        assert_eq!(windows.failure(), None);
+        windows.clone().fail("a disk is still in use");
+        windows.fail("and another one");
+        assert_eq!(windows.failure().as_deref(), Some("a disk is still in use"));
     }
 }

@@ -63,7 +63,10 @@ impl Fault<'_> {
             self.cluster.kill(*member)?;
         }
         for member in &members {
-            let cut = self.cluster.power_cut(*member, keep, self.rng.bits())?;
+            let cut = self.cluster.power_cut(*member, keep, self.rng.bits()).inspect_err(|error| {
+                // Its disk is gone: it cannot be started on what it had.
+                self.windows.fail(format!("cutting the power of member {member}: {error}"));
+            })?;
             sum.add(&Forgotten {
                 members: 1,
                 pages_unsynced: cut.pages_dirty,

@@ -241,6 +241,9 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
     while let Some(done) = nemeses.join_next().await {
         done.context("a nemesis panicked")?;
     }
+    if let Some(why) = windows.failure() {
+        anyhow::bail!("the harness failed: {why}");
+    }
     let mut ops = Vec::new();
     let healed = if broken { shared.now() } else { 0 };
     if broken {
