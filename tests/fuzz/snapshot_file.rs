@@ -10,7 +10,7 @@ use kelson::raft::snapshot::{self, Image, Snapshots};
 use kelson::restore::{Source, restore};
 use kelson::state::Store;
 use kelson::storage::etcd_file::SnapshotReader;
-use kelson::storage::fs::RealDisk;
+use kelson::storage::fs::{Disk, RealDisk};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -77,7 +77,8 @@ fn own_file(directory: &Path) -> Vec<u8> {
     }
     let image = Image { mark: marks::mark(), meta: store.meta(), view: store.view() };
     let path = directory.join("own");
-    image.write(&path).unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    image.write(&disk, &path).unwrap();
     fs::read(path).unwrap()
 }
 
@@ -116,7 +117,7 @@ impl Target for SnapshotFile {
         }
         fs::write(self.path(), &file).unwrap();
         let read = read_all(&self.path());
-        let loaded = snapshot::load(&self.path());
+        let loaded = snapshot::load(&RealDisk, &self.path());
         if let Ok(loaded) = &loaded {
             exercise(&loaded.store);
         }

@@ -76,6 +76,9 @@ pub enum Ask {
     Compact(i64),
 }
 
+/// What came of a nemesis' request: the id of a member that was added.
+type Answer = Result<Option<u64>, String>;
+
 /// A place for a member: what stays when the process ends.
 pub struct Slot {
     /// Its number.
@@ -98,7 +101,7 @@ pub struct Slot {
     pub sync_micros: Mutex<(u64, u64)>,
     asks: Mutex<Vec<(u64, Ask)>>,
     asked: Notify,
-    answers: Mutex<Vec<(u64, Result<Option<u64>, String>)>>,
+    answers: Mutex<Vec<(u64, Answer)>>,
     chance: Mutex<jepsen::rng::Rng>,
 }
 
