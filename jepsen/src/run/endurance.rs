@@ -185,9 +185,9 @@ mod tests {
     fn every_workload_comes_once_a_round_and_meets_every_size() {
         let options = options();
         let of = |number| options.entry(number);
-        let round: BTreeSet<&str> = (11..22).map(|number| of(number).workload.name()).collect();
+        let round: BTreeSet<&str> = (12..24).map(|number| of(number).workload.name()).collect();
         assert_eq!(round.len(), Kind::ALL.len());
-        let met: BTreeSet<(&str, u32)> = (0..110).map(|n| (of(n).workload.name(), of(n).members)).collect();
+        let met: BTreeSet<(&str, u32)> = (0..240).map(|n| (of(n).workload.name(), of(n).members)).collect();
         assert_eq!(met.len(), 2 * Kind::ALL.len());
         let cut = (0..100).filter(|number| of(*number).kinds.contains(&Nemesis::PowerCut)).count();
         assert!((60..95).contains(&cut), "power cuts in {cut} of 100 runs");

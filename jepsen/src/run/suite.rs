@@ -293,7 +293,7 @@ mod tests {
     fn a_night_has_every_workload_on_both_sizes_with_every_kind() {
         let entries = Suite::Nightly.entries(1, &Nemesis::ALL);
         let met: BTreeSet<(&str, u32)> = entries.iter().map(|entry| (entry.workload.name(), entry.members)).collect();
-        assert_eq!((entries.len(), met.len()), (55, 22));
+        assert_eq!((entries.len(), met.len()), (60, 24));
         let kinds: BTreeSet<Nemesis> = entries.iter().flat_map(|entry| entry.kinds.iter().copied()).collect();
         assert_eq!(kinds.len(), Nemesis::ALL.len());
     }
