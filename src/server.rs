@@ -12,6 +12,7 @@ mod recover;
 pub mod restore;
 mod services;
 mod stopwatch;
+mod unary;
 mod workers;
 
 use std::collections::BTreeMap;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::runtime::Handle;
 use tokio::sync::watch as channel;
 use tokio::task::JoinHandle;
@@ -23,6 +24,7 @@ use tonic_health::pb::health_server::HealthServer;
 
 use super::dispatch::{Answer, Pages, Services, service_name, unknown_service};
 use super::stopwatch::Stopwatch;
+use super::unary::{self, Asked};
 use super::{leaderless, pages};
 use crate::clock::Clock;
 use crate::compactor::Compactor;
@@ -70,6 +72,9 @@ struct Grpc {
     /// Whether there has been no leader for so long that streams that need one end.
     leader_lost: channel::Receiver<bool>,
     kv: pb::kv_server::KvServer<rpc::kv::Kv>,
+    /// The same service, for calls of the usual shape.
+    kv_itself: Arc<rpc::kv::Kv>,
+    message_bytes_max: usize,
     watch: pb::watch_server::WatchServer<rpc::watch::WatchService>,
     lease: pb::lease_server::LeaseServer<rpc::lease::Lease>,
     cluster: pb::cluster_server::ClusterServer<rpc::cluster::Cluster>,
@@ -94,7 +99,7 @@ impl Assembly {
         let quota = Arc::new(rpc::quota::Quota::new(node.clone(), limits.quota_bytes));
         let (serving, served) = channel::channel(true);
         let (lost, leader_lost) = channel::channel(false);
-        let kv = rpc::kv::Kv::new(node.clone(), quota.clone(), limits);
+        let kv = Arc::new(rpc::kv::Kv::new(node.clone(), quota.clone(), limits));
         let lease = rpc::lease::Lease::new(node.clone(), lessor.clone(), quota);
         let maintenance = rpc::maintenance::Maintenance::new(node.clone(), limits, snapshot_source(node));
         macro_rules! sized {
@@ -107,7 +112,9 @@ impl Assembly {
             metrics: metrics.clone(),
             stopwatch: Arc::new(Stopwatch::new(clock.clone(), config.warning_unary_request_duration)),
             leader_lost,
-            kv: sized!(pb::kv_server::KvServer::new(kv)),
+            kv: sized!(pb::kv_server::KvServer::from_arc(kv.clone())),
+            kv_itself: kv,
+            message_bytes_max,
             watch: sized!(pb::watch_server::WatchServer::new(rpc::watch::WatchService::new(hub.clone()))),
             lease: sized!(pb::lease_server::LeaseServer::new(lease)),
             cluster: sized!(pb::cluster_server::ClusterServer::new(rpc::cluster::Cluster::new(node.clone()))),
@@ -226,7 +233,7 @@ impl Services for Grpc {
             Err(refusal) => return Box::pin(std::future::ready(tonic::Status::from(refusal).into_http())),
         };
         match service_name(request.uri().path()) {
-            "etcdserverpb.KV" => serve(&self.kv, request, call),
+            "etcdserverpb.KV" => self.call_kv(request, call),
             "etcdserverpb.Watch" => serve(&self.watch, request, call),
             "etcdserverpb.Lease" => serve(&self.lease, request, call),
             "etcdserverpb.Cluster" => serve(&self.cluster, request, call),
@@ -239,6 +246,37 @@ impl Services for Grpc {
 }
 
 impl Grpc {
+    fn call_kv(&self, request: Request<Incoming>, call: Option<Call>) -> Answer {
+        let kv = self.kv_itself.clone();
+        match request.uri().path() {
+            "/etcdserverpb.KV/Range" => self.unary(request, call, async move |asked| kv.range(asked).await),
+            "/etcdserverpb.KV/Put" => self.unary(request, call, async move |asked| kv.put(asked).await),
+            "/etcdserverpb.KV/Txn" => self.unary(request, call, async move |asked| kv.txn(asked).await),
+            _ => serve(&self.kv, request, call),
+        }
+    }
+
+    /// Answers a call of the usual shape by `handle`, any other through tonic.
+    fn unary<Q, A, F, R>(&self, request: Request<Incoming>, call: Option<Call>, handle: F) -> Answer
+    where
+        Q: Message + Default + 'static,
+        A: Message,
+        F: FnOnce(Q) -> R + Send + 'static,
+        R: Future<Output = Result<A, rpc::Error>> + Send,
+    {
+        let (bytes_max, mut service) = (self.message_bytes_max, self.kv.clone());
+        Box::pin(async move {
+            let response = match unary::read(request, bytes_max).await {
+                Asked::Message(asked) => unary::answer(handle(asked).await.map_err(tonic::Status::from)),
+                Asked::Other(request) => {
+                    let Ok(response) = service.call(*request).await;
+                    response
+                }
+            };
+            note_end(response, call)
+        })
+    }
+
     /// Counts a call to a method that is known.
     fn begin(&self, request: &Request<Incoming>) -> Result<Option<Call>, rpc::Error> {
         let path = request.uri().path();
@@ -310,24 +348,27 @@ where
 {
     let answer = service.clone().call(request);
     Box::pin(async move {
-        let Ok(mut response) = answer.await;
-        rpc::size_limit::reword_head(response.headers_mut());
-        let Some(mut call) = call else { return response };
-        if call.streams && !response.headers().contains_key("grpc-status") {
-            let leader_lost = call.leader_lost.take().map(until_lost);
-            return response.map(|body| Body::new(Counted { body, call: Some(call), leader_lost }));
-        }
-        // A unary answer has its code in the head when it is a refusal; else it is well.
-        call.method.received.inc();
-        match response.headers().get("grpc-status") {
-            Some(code) => call.end(Code::from_bytes(code.as_bytes())),
-            None => {
-                call.method.sent.inc();
-                call.end(Code::Ok);
-            }
-        }
-        response
+        let Ok(response) = answer.await;
+        note_end(response, call)
     })
+}
+
+/// Counts the end of a unary call, or has that of a stream counted when it comes.
+fn note_end(mut response: Response<Body>, call: Option<Call>) -> Response<Body> {
+    rpc::size_limit::reword_head(response.headers_mut());
+    let Some(mut call) = call else { return response };
+    let code = response.headers().get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()));
+    if call.streams && code.is_none() {
+        let leader_lost = call.leader_lost.take().map(until_lost);
+        return response.map(|body| Body::new(Counted { body, call: Some(call), leader_lost }));
+    }
+    // A unary answer has its code in the head when it is a refusal; else it is well.
+    call.method.received.inc();
+    if code.is_none() {
+        call.method.sent.inc();
+    }
+    call.end(code.unwrap_or(Code::Ok));
+    response
 }
 
 fn reflection() -> Box<dyn Fn(Request<Incoming>) -> Answer + Send + Sync> {
