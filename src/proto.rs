@@ -123,16 +123,17 @@ fn put_of<'a>(bytes: &'a [u8], fields: &Fields) -> Put<'a> {
 impl Record {
     /// Encodes a record.
     pub fn put(put: Put<'_>) -> Self {
-        let len = put.encoded_len();
-        let mut out = Vec::with_capacity(len);
+        // Written where it stays: a vector would be copied.
+        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, put.encoded_len()).collect();
+        let mut out = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
         put_bytes(KEY, put.key, &mut out);
         put_int(CREATE_REVISION, put.create_revision, &mut out);
         put_int(MOD_REVISION, put.mod_revision, &mut out);
         put_int(VERSION, put.version, &mut out);
         put_bytes(VALUE, put.value, &mut out);
         put_int(LEASE, put.lease, &mut out);
-        debug_assert_eq!(out.len(), len, "record length");
-        Self(out.into())
+        debug_assert!(out.is_empty(), "record length");
+        Self(bytes)
     }
 
     /// What a DELETE event carries: the key and the revision that deleted it.
@@ -320,15 +321,15 @@ fn int_len(int: i64) -> usize {
     if int == 0 { 0 } else { 1 + encoded_len_varint(int as u64) }
 }
 
-fn put_bytes(tag: u32, bytes: &[u8], out: &mut Vec<u8>) {
+fn put_bytes(tag: u32, bytes: &[u8], out: &mut impl BufMut) {
     if !bytes.is_empty() {
         prost::encoding::encode_key(tag, WireType::LengthDelimited, out);
         encode_varint(bytes.len() as u64, out);
-        out.extend_from_slice(bytes);
+        out.put_slice(bytes);
     }
 }
 
-fn put_int(tag: u32, int: i64, out: &mut Vec<u8>) {
+fn put_int(tag: u32, int: i64, out: &mut impl BufMut) {
     if int != 0 {
         prost::encoding::encode_key(tag, WireType::Varint, out);
         encode_varint(int as u64, out);

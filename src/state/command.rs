@@ -103,19 +103,24 @@ impl Command {
         if format != FORMAT {
             return Err(DecodeError::Format(format));
         }
-        let mut commands = Vec::new();
+        let mut commands = Vec::with_capacity(Self::count_batch(&batch)?);
         while batch.has_remaining() {
-            if batch.remaining() < 5 {
-                return Err(DecodeError::Truncated);
-            }
             let len = batch.get_u32_le() as usize;
             let kind = batch.get_u8();
-            if batch.remaining() < len {
-                return Err(DecodeError::Truncated);
-            }
             commands.push(Self::decode(kind, batch.split_to(len))?);
         }
         Ok(commands)
+    }
+
+    /// The commands in what follows the format, each of them whole.
+    fn count_batch(mut rest: &[u8]) -> Result<usize, DecodeError> {
+        let mut count = 0;
+        while let Some((len, after)) = rest.split_first_chunk::<4>() {
+            let len = u32::from_le_bytes(*len) as usize;
+            rest = after.get(1..).and_then(|payload| payload.get(len..)).ok_or(DecodeError::Truncated)?;
+            count += 1;
+        }
+        if rest.is_empty() { Ok(count) } else { Err(DecodeError::Truncated) }
     }
 
     fn decode(kind: u8, payload: Bytes) -> Result<Self, DecodeError> {

@@ -113,6 +113,10 @@ impl Page {
     /// Puts an item at its place, or leaves none there.
     fn set(&mut self, place: u8, record: Option<&[u8]>) {
         if let Some(record) = record.filter(|_| self.last.is_none_or(|last| last < order(place))) {
+            if self.last.is_none() {
+                // Neighbours are mostly alike.
+                self.bytes.reserve(PAGE_REVISIONS as usize * (HEAD_BYTES + record.len()));
+            }
             push(&mut self.bytes, place, record);
             self.last = Some(order(place));
             return;
