@@ -26,6 +26,10 @@ pub enum Open {
     Read,
     /// An existing file, to be read and written.
     Write,
+    /// As [`Open::Write`], past the system's cache: whoever writes gives whole pages, from [`Pages`], and waits until the
+    /// disk has them. Others who have the file open see what was written. `InvalidInput` or `Unsupported` where there is
+    /// no such thing.
+    WritePages,
     /// To be read and written; made if absent (mode 0600), emptied if present.
     Create,
 }
@@ -117,6 +121,39 @@ pub trait File: Send + Sync {
 impl std::fmt::Debug for dyn File {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("File")
+    }
+}
+
+/// Whole pages that begin at a page's start in memory, too, as [`Open::WritePages`] wants them. Its memory is reused.
+#[derive(Debug, Default)]
+pub struct Pages {
+    bytes: Vec<u8>,
+}
+
+impl Pages {
+    /// The parts behind each other, and zeroes up to the end of a page.
+    pub fn of(&mut self, parts: &[&[u8]]) -> &[u8] {
+        let len = parts.iter().map(|part| part.len()).sum::<usize>().next_multiple_of(PAGE_BYTES);
+        if self.bytes.len() < len + PAGE_BYTES {
+            self.bytes = vec![0; len.next_power_of_two() + PAGE_BYTES];
+        }
+        let start = self.bytes.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
+        let pages = &mut self.bytes[start..start + len];
+        let mut rest = &mut *pages;
+        for part in parts {
+            let (to, behind) = rest.split_at_mut(part.len());
+            to.copy_from_slice(part);
+            rest = behind;
+        }
+        rest.fill(0);
+        pages
+    }
+
+    /// Gives memory of more than `bytes_max` back.
+    pub fn shrink_to(&mut self, bytes_max: usize) {
+        if self.bytes.len() > bytes_max + PAGE_BYTES {
+            self.bytes = Vec::new();
+        }
     }
 }
 

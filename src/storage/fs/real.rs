@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
 use rustix::io::Errno;
 
 use super::{Disk, File, Kind, Lock, Open};
@@ -36,6 +36,7 @@ impl Disk for RealDisk {
         match how {
             Open::Read => &mut options,
             Open::Write => options.write(true),
+            Open::WritePages => options.write(true).custom_flags(OFlags::DIRECT.bits() as i32),
             Open::Create => options.write(true).create(true).truncate(true),
         };
         Ok(Arc::new(RealFile(options.open(path)?)))

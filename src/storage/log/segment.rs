@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::storage::fs::{Disk, File, Open};
+use crate::storage::fs::{Disk, File, Open, Pages};
 use crate::storage::record::{Position, Record, SEGMENT_HEADER_BYTES, SegmentHeader};
 
 /// Name extensions of the three kinds of files above.
@@ -40,6 +40,13 @@ pub(super) struct Segment {
     pub bytes: u64,
     pub path: PathBuf,
     pub file: Arc<dyn File>,
+}
+
+/// A file past the cache, where the disk has that.
+pub(super) fn open_pages(disk: &dyn Disk, path: &Path) -> Option<Arc<dyn File>> {
+    disk.open(path, Open::WritePages)
+        .inspect_err(|error| tracing::debug!(%error, file = %path.display(), "the log is written through the cache"))
+        .ok()
 }
 
 /// Path of a segment's file.
@@ -72,7 +79,13 @@ impl Maker<'_> {
     pub fn fill(&self, hurry: &dyn Fn() -> Hurry) -> io::Result<Segment> {
         self.make(None, |file| {
             file.preallocate(self.header.bytes)?;
+            let new = path(self.dir, self.header.segment, NEW);
+            // Past the cache these are some system calls; through it each page is copied, to be dropped soon.
+            let past_cache = open_pages(self.disk, &new);
+            let file = past_cache.as_deref().unwrap_or(file);
             let zeroes = vec![0; FILL_BYTES.min(self.header.bytes as usize)];
+            let mut pages = Pages::default();
+            let zeroes = pages.of(&[&zeroes]);
             let mut offset = 0;
             while offset < self.header.bytes {
                 match hurry() {

@@ -13,10 +13,10 @@ use bytes::Bytes;
 
 use super::prepare::Preparer;
 use super::recover::Tail;
-use super::segment::{FIRST_OFFSET, Maker, Segment};
+use super::segment::{self, FIRST_OFFSET, Maker, Segment};
 use super::{Error, LogOptions, Queued, Request, Shared};
 use crate::mutants::{Mutant, planted};
-use crate::storage::fs::{Disk, PAGE_BYTES};
+use crate::storage::fs::{Disk, File, PAGE_BYTES, Pages};
 use crate::storage::record::{Kind, Position, Record, SegmentHeader, StreamState, record_bytes};
 
 /// The buffer is written out when it has this many bytes, so that it stays small whatever is queued.
@@ -32,6 +32,11 @@ pub(super) fn create(disk: &dyn Disk, dir: &Path, options: &LogOptions) -> io::R
     let header = SegmentHeader { segment: 1, epoch: 1, bytes: options.segment_bytes() };
     let payload = StreamState::default().encode();
     Maker { disk, dir, header }.reserve(Some(&Record::plain(Kind::Start, &payload))).map(|_| ())
+}
+
+fn past_cache(disk: &dyn Disk, segment: &Segment, options: &LogOptions) -> Option<Arc<dyn File>> {
+    // Without syncs nobody waits for the disk.
+    if options.unsafe_no_fsync { None } else { segment::open_pages(disk, &segment.path) }
 }
 
 /// What the log thread does next.
@@ -53,10 +58,16 @@ struct Placed {
 pub(super) struct Writer {
     shared: Arc<Shared>,
     options: LogOptions,
+    disk: Arc<dyn Disk>,
     preparer: Preparer,
     segment: Arc<Segment>,
+    /// The segment's file past the cache; `None` where the disk cannot, or when nobody wants to wait for it.
+    past_cache: Option<Arc<dyn File>>,
     /// Encoded, not yet written; its first byte belongs at `written`.
     buffer: Vec<u8>,
+    /// What was written to the page that `written` lies in, up to there; or nothing, when that must be read first.
+    lead: Vec<u8>,
+    pages: Pages,
     /// End of what was written to the segment.
     written: u32,
     /// Everything before was synced. `stated ≤ durable ≤ end`.
@@ -78,13 +89,18 @@ pub(super) struct Writer {
 
 impl Writer {
     pub fn new(disk: Arc<dyn Disk>, tail: Tail, shared: Arc<Shared>, options: LogOptions) -> io::Result<Self> {
-        let preparer = Preparer::start(disk, tail.stock, options.prepare_ahead)?;
+        let preparer = Preparer::start(disk.clone(), tail.stock, options.prepare_ahead)?;
+        let past_cache = past_cache(&*disk, &tail.segment, &options);
         Ok(Self {
             shared,
             options,
+            disk,
             preparer,
             segment: tail.segment,
+            past_cache,
             buffer: Vec::new(),
+            lead: Vec::new(),
+            pages: Pages::default(),
             written: tail.end.offset(),
             durable: tail.end,
             stated: tail.stated,
@@ -281,9 +297,11 @@ impl Writer {
         let bytes_min = FIRST_OFFSET as usize + record_bytes(payload.len()) + record_bytes_min;
         let number = self.segment.number.checked_add(1).expect("2^32 segments last longer than any disk");
         self.segment = Arc::new(self.preparer.take(number, bytes_min as u64)?);
+        self.past_cache = past_cache(&*self.disk, &self.segment, &self.options);
         self.shared.state.lock().segments.insert(number, self.segment.clone());
         self.starts.push_back((number, self.stream.next_index));
         self.written = FIRST_OFFSET;
+        self.lead.clear();
         let start = Record { index: self.stream.next_index, ..Record::plain(Kind::Start, &payload) };
         start.encode(self.segment.epoch, self.durable, &mut self.buffer);
         self.stated = self.durable;
@@ -291,19 +309,49 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the buffer, padded with zeroes to a whole page: else a page that is not in the cache would first be read.
+    /// Writes the buffer.
     fn write_out(&mut self) -> io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
         }
         let bytes = self.buffer.len();
-        let padded = (self.written as usize + bytes).next_multiple_of(PAGE_BYTES) - self.written as usize;
-        self.buffer.resize(padded, 0);
-        self.segment.file.write_at(u64::from(self.written), &self.buffer)?;
-        self.shared.written_bytes.fetch_add(padded as u64, Ordering::Relaxed);
+        match self.past_cache.clone() {
+            Some(file) => self.write_pages(&*file)?,
+            None => self.write_padded()?,
+        }
         self.written += bytes as u32;
         self.buffer.clear();
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
+        Ok(())
+    }
+
+    /// Past the cache, in whole pages: the first one again with what it had. Whatever part of a write a power cut leaves
+    /// behind, these bytes stay as they were.
+    fn write_pages(&mut self, file: &dyn File) -> io::Result<()> {
+        let lead = self.written as usize % PAGE_BYTES;
+        let start = u64::from(self.written) - lead as u64;
+        if self.lead.len() != lead {
+            self.lead.resize(lead, 0);
+            if self.segment.file.read_at(start, &mut self.lead)? != lead {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        let pages = self.pages.of(&[&self.lead, &self.buffer]);
+        file.write_at(start, pages)?;
+        self.shared.written_bytes.fetch_add(pages.len() as u64, Ordering::Relaxed);
+        let end = lead + self.buffer.len();
+        self.lead.clear();
+        self.lead.extend_from_slice(&pages[end / PAGE_BYTES * PAGE_BYTES..end]);
+        self.pages.shrink_to(BUFFER_BYTES_KEPT);
+        Ok(())
+    }
+
+    /// Through the cache, padded with zeroes to a whole page: else a page that is not in the cache would first be read.
+    fn write_padded(&mut self) -> io::Result<()> {
+        let end = self.written as usize + self.buffer.len();
+        self.buffer.resize(end.next_multiple_of(PAGE_BYTES) - self.written as usize, 0);
+        self.segment.file.write_at(u64::from(self.written), &self.buffer)?;
+        self.shared.written_bytes.fetch_add(self.buffer.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
