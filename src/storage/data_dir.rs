@@ -17,6 +17,7 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::fs::{self, Disk, Kind, Lock, Open};
 
@@ -25,6 +26,9 @@ pub const FORMAT: u32 = 1;
 
 const VERSION_FILE: &str = "version";
 const LOCK_FILE: &str = "lock";
+/// How often a lock that is this process's own is tried, and how far apart.
+const OWN_LOCK_TRIES: u32 = 40;
+const OWN_LOCK_PAUSE: Duration = Duration::from_millis(50);
 const IDENTITY_FILE: &str = "member/identity";
 /// What an etcd member has and ours never.
 const ETCD_PATHS: [&str; 2] = ["member/snap/db", "member/wal"];
@@ -233,12 +237,22 @@ fn create(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
     }
 }
 
-/// Locks a directory and leaves the pid there. A lock file without a living process behind it does not count.
+/// Locks a directory and leaves the pid there. A lock file without a living process behind it does not count. One that
+/// this process itself has let go may be held a moment longer: a child that it just forked for another program has a
+/// copy of every open file until that program runs.
 fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn Lock>, Error> {
     let path = dir.join(LOCK_FILE);
-    let Some(lock) = disk.lock(&path).map_err(at("lock", dir))? else {
+    let mut tries = 1;
+    let lock = loop {
+        if let Some(lock) = disk.lock(&path).map_err(at("lock", dir))? {
+            break lock;
+        }
         let pid = fs::read(disk, &path).ok().and_then(|bytes| std::str::from_utf8(&bytes).ok()?.trim().parse().ok());
-        return Err(Error::InUse { dir: dir.to_owned(), pid });
+        if pid != Some(std::process::id()) || tries == OWN_LOCK_TRIES {
+            return Err(Error::InUse { dir: dir.to_owned(), pid });
+        }
+        tries += 1;
+        std::thread::sleep(OWN_LOCK_PAUSE);
     };
     let file = disk.open(&path, Open::Write).map_err(at("open", &path))?;
     let pid = format!("{}\n", std::process::id());

@@ -64,7 +64,7 @@ const PIECES: u8 = 1;
 /// Directories set aside that may stand beside the store; more are a sign that somebody must look.
 const SET_ASIDE_MAX: u32 = 100;
 /// How often opening is tried when the store is locked: the threads of one just closed let go a moment later.
-const LOCK_TRIES: u32 = 20;
+const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 type Db = sled::Db<FANOUT>;

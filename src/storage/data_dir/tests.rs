@@ -40,6 +40,18 @@ fn a_new_directory_is_private_durable_and_new_until_sealed() {
 }
 
 #[test]
+fn a_lock_that_this_process_lets_go_a_moment_later_is_waited_for() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = DataDir::open(Arc::new(RealDisk), temporary.path(), None).unwrap();
+    std::thread::scope(|scope| {
+        let again = scope.spawn(|| DataDir::open(Arc::new(RealDisk), temporary.path(), None).map(drop));
+        std::thread::sleep(2 * OWN_LOCK_PAUSE);
+        drop(dir);
+        again.join().unwrap().unwrap();
+    });
+}
+
+#[test]
 fn a_power_cut_while_it_is_made_leaves_one_that_opens() {
     for boundary in 0..60 {
         for keep in [0.0, 0.5, 1.0] {
