@@ -407,8 +407,9 @@ impl Node {
 
     /// Raft is no more: by [`Node::shutdown`], or because its task has panicked, which its metrics do not tell.
     async fn note_end(&self) {
-        if let Err(reason) = self.raft.with_raft_state(|_| ()).await
-            && !self.batcher.is_closed()
+        // When it was told to end, nobody asks it: it would log that as an error.
+        if !self.batcher.is_closed()
+            && let Err(reason) = self.raft.with_raft_state(|_| ()).await
         {
             self.expelled.send_replace(Some(format!("raft has ended: {reason}")));
         }
