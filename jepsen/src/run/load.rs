@@ -21,6 +21,7 @@ use crate::nemesis::{Nemesis, Windows};
 use crate::report::tally::Tally;
 use crate::report::{RunDir, Verdict};
 use crate::rng::Rng;
+use crate::tls::Credentials;
 use crate::workload::script::{Script, Step};
 use crate::workload::{Kind, reader};
 
@@ -49,8 +50,10 @@ const READER_STAGGER: Duration = Duration::from_millis(100);
 pub struct Options {
     /// The workload.
     pub kind: Kind,
-    /// Members, as `http://host:port`.
+    /// Members, as `http://host:port` or `https://host:port`.
     pub endpoints: Vec<String>,
+    /// What clients show and believe, where members speak TLS.
+    pub credentials: Option<Credentials>,
     /// What was started, for the report.
     pub target: String,
     /// What it says to `--version`, and the SHA-256 of its file; empty = not known.
@@ -182,9 +185,9 @@ struct Outcomes<'a> {
 
 /// Runs a workload and returns everything that was seen.
 pub async fn record(options: Options) -> anyhow::Result<History> {
-    let mut clients = Vec::new();
+    let (mut clients, credentials) = (Vec::new(), options.credentials.as_ref());
     for endpoint in &options.endpoints {
-        clients.push(Client::connect(endpoint, DEADLINE).await.with_context(|| endpoint.clone())?);
+        clients.push(Client::connect(endpoint, credentials, DEADLINE).await.with_context(|| endpoint.clone())?);
     }
     let base = clients[0].head().await?;
     let left = clients[0].everything_at(base).await?;
@@ -204,7 +207,7 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
     let windows = Windows::new(shared.started, shared.collected.clone());
     let rng = Rng::new(options.seed);
     let nodes = clients.len() as u32;
-    let own = async |node: u32| Client::connect(&options.endpoints[node as usize], DEADLINE).await;
+    let own = async |node: u32| Client::connect(&options.endpoints[node as usize], credentials, DEADLINE).await;
 
     let mut collectors = JoinSet::new();
     let mut samplers = JoinSet::new();
