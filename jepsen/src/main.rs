@@ -402,20 +402,24 @@ fn move_into_namespace() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The kinds of faults that this machine can have.
-fn possible() -> Vec<Nemesis> {
-    let (faketime, chaosfs) = (doctor::faketime(), doctor::chaosfs());
+/// The kinds of faults, of these, that this machine cannot have, and why.
+fn impossible(kinds: &[Nemesis]) -> Vec<(Nemesis, String)> {
+    let chaosfs = if kinds.iter().any(|kind| kind.needs_chaosfs()) { doctor::chaosfs() } else { Ok(()) };
     let lacks = |kind: Nemesis| match kind {
-        Nemesis::Clock => faketime.as_ref().err(),
-        kind if kind.needs_chaosfs() => chaosfs.as_ref().err(),
+        Nemesis::Clock => doctor::faketime().err(),
+        kind if kind.needs_chaosfs() => chaosfs.clone().err(),
         _ => None,
     };
-    for kind in Nemesis::ALL {
-        if let Some(why) = lacks(kind) {
-            eprintln!("jepsen: {} is left out: {why} (see `jepsen doctor`)", kind.name());
-        }
+    kinds.iter().filter_map(|kind| lacks(*kind).map(|why| (*kind, why))).collect()
+}
+
+/// The kinds of faults that this machine can have; says which ones it cannot.
+fn possible() -> Vec<Nemesis> {
+    let lacking = impossible(&Nemesis::ALL);
+    for (kind, why) in &lacking {
+        eprintln!("jepsen: {} is left out: {why} (see `jepsen doctor`)", kind.name());
     }
-    Nemesis::ALL.into_iter().filter(|kind| lacks(*kind).is_none()).collect()
+    Nemesis::ALL.into_iter().filter(|kind| lacking.iter().all(|(lacks, _)| lacks != kind)).collect()
 }
 
 /// Runs the same plan again, into directories beside the stored one.
@@ -439,13 +443,18 @@ fn nemeses(names: &[String], seed: u64) -> anyhow::Result<Vec<Nemesis>> {
     match names {
         [one] if one == "all" => Ok(possible()),
         [one] if one == "swarm" => Ok(schedule::swarm(&possible(), seed)),
-        names => names
-            .iter()
-            .map(|name| {
-                let known = || Nemesis::ALL.map(Nemesis::name).join(", ");
+        names => {
+            let known = || Nemesis::ALL.map(Nemesis::name).join(", ");
+            let of = |name: &String| {
                 Nemesis::of(name).ok_or_else(|| anyhow::anyhow!("{name}: one of all, swarm, {}", known()))
-            })
-            .collect(),
+            };
+            let kinds = names.iter().map(of).collect::<anyhow::Result<Vec<_>>>()?;
+            // Asked for by name, it is not left out silently.
+            if let Some((kind, why)) = impossible(&kinds).first() {
+                anyhow::bail!("{} cannot be had here: {why} (see `jepsen doctor`)", kind.name());
+            }
+            Ok(kinds)
+        }
     }
 }
 
