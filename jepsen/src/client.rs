@@ -22,6 +22,7 @@ use crate::proto::etcdserverpb::lease_client::LeaseClient;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::proto::etcdserverpb::watch_client::WatchClient;
 use crate::proto::mvccpb;
+use crate::tls::Credentials;
 
 /// Answers may be as large as a whole observed state.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
@@ -89,18 +90,22 @@ pub struct Hash {
 }
 
 impl Client {
-    /// Connects to `http://host:port`. `deadline` holds for connecting and for each call.
-    pub async fn connect(url: &str, deadline: Duration) -> Result<Self, Error> {
-        Ok(Self { channel: Self::endpoint(url, deadline)?.connect().await?, deadline })
+    /// Connects to `http://host:port`, or to `https://host:port` with these credentials. `deadline` holds for connecting
+    /// and for each call.
+    pub async fn connect(url: &str, credentials: Option<&Credentials>, deadline: Duration) -> Result<Self, Error> {
+        Ok(Self { channel: Self::endpoint(url, credentials, deadline)?.connect().await?, deadline })
     }
 
     /// The same, but the connection is made when it is first needed: the server may be down.
-    pub fn connect_later(url: &str, deadline: Duration) -> Result<Self, Error> {
-        Ok(Self { channel: Self::endpoint(url, deadline)?.connect_lazy(), deadline })
+    pub fn connect_later(url: &str, credentials: Option<&Credentials>, deadline: Duration) -> Result<Self, Error> {
+        Ok(Self { channel: Self::endpoint(url, credentials, deadline)?.connect_lazy(), deadline })
     }
 
-    fn endpoint(url: &str, deadline: Duration) -> Result<Endpoint, Error> {
-        let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(deadline).tcp_nodelay(true);
+    fn endpoint(url: &str, credentials: Option<&Credentials>, deadline: Duration) -> Result<Endpoint, Error> {
+        let mut endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(deadline).tcp_nodelay(true);
+        if let Some(credentials) = credentials {
+            endpoint = endpoint.tls_config(credentials.config(deadline))?;
+        }
         // A connection through a partition would otherwise wait for TCP's ever longer pauses after it is healed.
         Ok(endpoint.http2_keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_DEADLINE))
     }

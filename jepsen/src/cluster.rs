@@ -21,6 +21,7 @@ use crate::chaosfs::{ChaosFs, Cut, Directories};
 use crate::client::{Client, Standing};
 use crate::report::RunDir;
 use crate::target::{Launch, Server, Template};
+use crate::tls::{self, Credentials, Files};
 
 pub use place::Place;
 pub use traffic::{Dropped, Party, Traffic};
@@ -64,6 +65,8 @@ pub struct Cluster {
     place: Place,
     run_dir: RunDir,
     clocks: bool,
+    /// Certificates of all members, and what our clients show; `None` = in the clear.
+    tls: Option<(Vec<Files>, Credentials)>,
 }
 
 impl Cluster {
@@ -82,7 +85,10 @@ impl Cluster {
         }
         let place = Place::new(options.members).context("making the cluster's network")?;
         let (template, run_dir, clocks) = (options.template, options.dir, options.clocks);
-        Ok(Self { template, bodies, place, run_dir, clocks })
+        let addresses: Vec<_> = (0..options.members).map(|member| place.addresses(member)).collect();
+        let make = || tls::make(&run_dir.join(tls::DIRECTORY), &addresses).context("making certificates");
+        let tls = template.tls.then(make).transpose()?;
+        Ok(Self { template, bodies, place, run_dir, clocks, tls })
     }
 
     /// How many members.
@@ -97,12 +103,21 @@ impl Cluster {
 
     /// Where clients reach a member.
     pub fn url(&self, member: u32) -> String {
-        self.place.client_url(member)
+        self.with_scheme(&self.place.for_clients(member))
     }
 
     /// Where peers reach it.
     pub fn peer_url(&self, member: u32) -> String {
-        self.place.peer_url(member)
+        self.with_scheme(&self.place.for_peers(member))
+    }
+
+    fn with_scheme(&self, address: &str) -> String {
+        format!("{}://{address}", if self.tls.is_some() { "https" } else { "http" })
+    }
+
+    /// What clients of members need to know and to show.
+    pub fn credentials(&self) -> Option<&Credentials> {
+        self.tls.as_ref().map(|(_, credentials)| credentials)
     }
 
     /// Where a member's output goes.
@@ -131,11 +146,15 @@ impl Cluster {
             name: name(member),
             client_url: self.url(member),
             peer_url: self.peer_url(member),
-            listen_urls: self.place.listen_urls(member),
+            listen_urls: self
+                .place
+                .listens(member)
+                .map(|(clients, peers)| (self.with_scheme(&clients), self.with_scheme(&peers))),
             initial_cluster: (0..self.size()).map(named).collect::<Vec<_>>().join(","),
             joins,
             inside: self.place.inside(member),
             environment,
+            tls: self.tls.as_ref().map(|(files, _)| files[member as usize].clone()),
         }
     }
 
@@ -281,7 +300,7 @@ impl Cluster {
 
     /// What a member knows about itself.
     pub async fn standing(&self, member: u32) -> Option<Standing> {
-        let client = Client::connect_later(&self.url(member), ASK_DEADLINE).ok()?;
+        let client = self.client(member, ASK_DEADLINE).ok()?;
         client.standing().await.ok()
     }
 
@@ -289,7 +308,7 @@ impl Cluster {
     pub async fn leader(&self) -> Option<(u32, Standing)> {
         let mut asked = tokio::task::JoinSet::new();
         for member in 0..self.size() {
-            if let Ok(client) = Client::connect_later(&self.url(member), ASK_DEADLINE) {
+            if let Ok(client) = self.client(member, ASK_DEADLINE) {
                 asked.spawn(async move { (member, client.standing().await.ok()) });
             }
         }
@@ -303,7 +322,7 @@ impl Cluster {
 
     /// Whether a member answers a linearizable read.
     pub async fn answers(&self, member: u32) -> bool {
-        let answered = match Client::connect_later(&self.url(member), ASK_DEADLINE) {
+        let answered = match self.client(member, ASK_DEADLINE) {
             Ok(client) => client.head().await.is_ok(),
             Err(_) => false,
         };
@@ -329,6 +348,6 @@ impl Cluster {
 
     /// A client of a member, with a deadline for each call.
     pub fn client(&self, member: u32, deadline: Duration) -> anyhow::Result<Client> {
-        Ok(Client::connect_later(&self.url(member), deadline)?)
+        Ok(Client::connect_later(&self.url(member), self.credentials(), deadline)?)
     }
 }

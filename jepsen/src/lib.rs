@@ -20,4 +20,5 @@ pub mod run;
 pub mod shrink;
 pub mod simulate;
 pub mod target;
+pub mod tls;
 pub mod workload;

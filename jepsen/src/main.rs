@@ -17,6 +17,7 @@ use jepsen::report::{RunDir, Verdict, campaign, overview};
 use jepsen::run::faults::Situation;
 use jepsen::run::{chaos, crash, endurance, faults, load, prove, shrink, suite};
 use jepsen::target::Template;
+use jepsen::tls::Credentials;
 use jepsen::workload::Kind;
 
 /// Faults, workloads and checkers for servers of etcd's v3 API.
@@ -78,6 +79,9 @@ enum Command {
         /// The binary to start instead of the target's usual one
         #[arg(long)]
         binary: Option<PathBuf>,
+        /// All members speak TLS, and demand certificates of clients and of each other
+        #[arg(long)]
+        tls: bool,
         /// Added to the seeds of all runs
         #[arg(long, default_value_t = 0)]
         seed: u64,
@@ -244,6 +248,15 @@ struct RunArgs {
     /// Members that run already, such as 127.0.0.1:2379; their store must be empty
     #[arg(long, value_delimiter = ',')]
     endpoints: Vec<String>,
+    /// Endpoints with TLS: the certificate of their authority, PEM
+    #[arg(long, requires = "endpoints")]
+    cacert: Option<PathBuf>,
+    /// Endpoints that demand one: the clients' certificate, PEM
+    #[arg(long, requires_all = ["cacert", "key"])]
+    cert: Option<PathBuf>,
+    /// The key to that
+    #[arg(long, requires = "cert")]
+    key: Option<PathBuf>,
     /// Start this: `kelson`, `etcd`, or the path of a binary with etcd's flags
     #[arg(long, default_value = "kelson")]
     target: String,
@@ -256,6 +269,9 @@ struct RunArgs {
     /// Members of a cluster that is started in namespaces of its own
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=7))]
     members: Option<u32>,
+    /// These members speak TLS, and demand certificates of clients and of each other; all are made for the run
+    #[arg(long, requires = "members")]
+    tls: bool,
     /// What is broken meanwhile: kinds, `all`, or `swarm` for a part of all that the seed chooses
     #[arg(long, value_delimiter = ',')]
     nemesis: Vec<String>,
@@ -298,7 +314,25 @@ impl RunArgs {
     fn template(&self) -> std::io::Result<Template> {
         let target = self.binary.as_ref().map_or(self.target.clone(), |binary| binary.display().to_string());
         let template = Template::new(&target, self.arguments.clone())?;
-        Ok(Template { environment: self.env.clone(), ..template })
+        Ok(Template { environment: self.env.clone(), tls: self.tls, ..template })
+    }
+
+    fn credentials(&self) -> anyhow::Result<Option<Credentials>> {
+        let identity = self.cert.as_deref().zip(self.key.as_deref());
+        self.cacert.as_ref().map(|ca| Credentials::read(ca, identity)).transpose()
+    }
+
+    /// With TLS where there is an authority to believe, unless it says otherwise.
+    fn endpoints(&self) -> anyhow::Result<Vec<String>> {
+        let scheme = if self.cacert.is_some() { "https" } else { "http" };
+        let url = |endpoint: &String| match endpoint.contains("://") {
+            true => endpoint.clone(),
+            false => format!("{scheme}://{endpoint}"),
+        };
+        let all: Vec<String> = self.endpoints.iter().map(url).collect();
+        let secured = all.iter().any(|endpoint| endpoint.starts_with("https://"));
+        anyhow::ensure!(!secured || self.cacert.is_some(), "endpoints with https:// need --cacert");
+        Ok(all)
     }
 
     fn schedule(&self) -> anyhow::Result<Option<Schedule>> {
@@ -368,20 +402,24 @@ fn move_into_namespace() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The kinds of faults that this machine can have.
-fn possible() -> Vec<Nemesis> {
-    let (faketime, chaosfs) = (doctor::faketime(), doctor::chaosfs());
+/// The kinds of faults, of these, that this machine cannot have, and why.
+fn impossible(kinds: &[Nemesis]) -> Vec<(Nemesis, String)> {
+    let chaosfs = if kinds.iter().any(|kind| kind.needs_chaosfs()) { doctor::chaosfs() } else { Ok(()) };
     let lacks = |kind: Nemesis| match kind {
-        Nemesis::Clock => faketime.as_ref().err(),
-        kind if kind.needs_chaosfs() => chaosfs.as_ref().err(),
+        Nemesis::Clock => doctor::faketime().err(),
+        kind if kind.needs_chaosfs() => chaosfs.clone().err(),
         _ => None,
     };
-    for kind in Nemesis::ALL {
-        if let Some(why) = lacks(kind) {
-            eprintln!("jepsen: {} is left out: {why} (see `jepsen doctor`)", kind.name());
-        }
+    kinds.iter().filter_map(|kind| lacks(*kind).map(|why| (*kind, why))).collect()
+}
+
+/// The kinds of faults that this machine can have; says which ones it cannot.
+fn possible() -> Vec<Nemesis> {
+    let lacking = impossible(&Nemesis::ALL);
+    for (kind, why) in &lacking {
+        eprintln!("jepsen: {} is left out: {why} (see `jepsen doctor`)", kind.name());
     }
-    Nemesis::ALL.into_iter().filter(|kind| lacks(*kind).is_none()).collect()
+    Nemesis::ALL.into_iter().filter(|kind| lacking.iter().all(|(lacks, _)| lacks != kind)).collect()
 }
 
 /// Runs the same plan again, into directories beside the stored one.
@@ -405,13 +443,18 @@ fn nemeses(names: &[String], seed: u64) -> anyhow::Result<Vec<Nemesis>> {
     match names {
         [one] if one == "all" => Ok(possible()),
         [one] if one == "swarm" => Ok(schedule::swarm(&possible(), seed)),
-        names => names
-            .iter()
-            .map(|name| {
-                let known = || Nemesis::ALL.map(Nemesis::name).join(", ");
+        names => {
+            let known = || Nemesis::ALL.map(Nemesis::name).join(", ");
+            let of = |name: &String| {
                 Nemesis::of(name).ok_or_else(|| anyhow::anyhow!("{name}: one of all, swarm, {}", known()))
-            })
-            .collect(),
+            };
+            let kinds = names.iter().map(of).collect::<anyhow::Result<Vec<_>>>()?;
+            // Asked for by name, it is not left out silently.
+            if let Some((kind, why)) = impossible(&kinds).first() {
+                anyhow::bail!("{} cannot be had here: {why} (see `jepsen doctor`)", kind.name());
+            }
+            Ok(kinds)
+        }
     }
 }
 
@@ -451,7 +494,8 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
         let out = args.out.as_ref().map(|out| if several { out.join(kind.name()) } else { out.clone() });
         let mut options = load::Options {
             kind: *kind,
-            endpoints: args.endpoints.iter().map(|endpoint| with_scheme(endpoint)).collect(),
+            endpoints: args.endpoints()?,
+            credentials: args.credentials()?,
             target: args.endpoints.join(","),
             version: String::new(),
             sha256: String::new(),
@@ -494,10 +538,6 @@ async fn run_workloads(args: RunArgs) -> anyhow::Result<Verdict> {
         worst = worst.worse(verdict);
     }
     Ok(worst)
-}
-
-fn with_scheme(endpoint: &str) -> String {
-    if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") }
 }
 
 fn export_run(dir: &std::path::Path, edn: bool, porcupine: bool) -> anyhow::Result<Verdict> {
@@ -647,10 +687,10 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
             faults::run(template, &situations, out).await
         }
         Command::Run { run } => run_workloads(run).await,
-        Command::Suite { suite, target, binary, seed, dirs, out, each, endurance } => {
+        Command::Suite { suite, target, binary, tls, seed, dirs, out, each, endurance } => {
             move_into_namespace()?;
             let target_of = binary.map_or(target.target, |binary| binary.display().to_string());
-            let template = Template::new(&target_of, target.arguments)?;
+            let template = Template { tls, ..Template::new(&target_of, target.arguments)? };
             let (directories, possible) = (dirs.rules(), possible());
             let suite = match suite {
                 SuiteName::Smoke => suite::Suite::Smoke,

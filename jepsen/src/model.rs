@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::history::Key;
 use crate::history::op::{Compare, Delete, Expected, Kv, Put, Range, Reply, Request, SortBy, Txn};
-use crate::history::stream::Event;
+use crate::history::stream::{Event, Log};
 
 /// One revision of one key; `None` = deleted.
 type Version = (i64, Option<Kv>);
@@ -37,6 +37,13 @@ impl Store {
     /// An empty store at this revision.
     pub fn new(revision: i64) -> Self {
         Self { revision, ..Self::default() }
+    }
+
+    /// What all changes of this order come to, with everything on the way.
+    pub fn of(log: &Log) -> Self {
+        let mut store = Self::new(log.base);
+        log.entries.values().for_each(|entry| store.commit(entry.rev, &entry.events));
+        store
     }
 
     /// The newest revision.

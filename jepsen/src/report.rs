@@ -130,8 +130,8 @@ impl RunDir {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("runs").join(format!("{name}-{seconds}-{seed}"));
         let path = out.map_or_else(default, Path::to_owned);
-        std::fs::create_dir_all(&path)?;
-        Ok(Self(path.canonicalize()?))
+        let made = std::fs::create_dir_all(&path).and_then(|()| path.canonicalize());
+        made.map(Self).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     }
 
     /// One that is there already.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::Client;
+use crate::tls::Files;
 
 /// Ports are taken from here, below the range from which the kernel gives out its own.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -25,7 +26,7 @@ const TAIL_LINES: usize = 8;
 const TAIL_BYTES: u64 = 16_384;
 
 /// How to start the server.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Template {
     /// The binary.
     pub binary: PathBuf,
@@ -35,6 +36,8 @@ pub struct Template {
     pub port: u16,
     /// Variables that every start has.
     pub environment: Vec<(String, String)>,
+    /// Members of a cluster speak TLS, to clients and to each other; one alone never does.
+    pub tls: bool,
 }
 
 /// One member's part of the command line.
@@ -56,6 +59,8 @@ pub struct Launch {
     pub inside: Vec<String>,
     /// Variables.
     pub environment: Vec<(String, String)>,
+    /// Its certificates, when the URLs are `https://…`.
+    pub tls: Option<Files>,
 }
 
 /// Why a server is not ready.
@@ -83,7 +88,7 @@ impl Template {
         };
         let binary = std::fs::canonicalize(&binary)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", binary.display())))?;
-        Ok(Self { binary, arguments, port: free_ports()?, environment: Vec::new() })
+        Ok(Self { binary, arguments, port: free_ports()?, environment: Vec::new(), tls: false })
     }
 
     /// Where clients connect.
@@ -139,6 +144,9 @@ impl Template {
         if launch.joins {
             command.args(["--initial-cluster-state", "existing"]);
         }
+        for (flag, file) in launch.tls.iter().flat_map(Files::flags) {
+            command.arg(flag).args(file);
+        }
         command.args(&self.arguments);
         command
     }
@@ -170,7 +178,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Waits until it answers a linearizable read.
+    /// Waits until it answers a linearizable read, without TLS.
     pub async fn ready(&mut self, limit: Duration) -> Result<Client, NotReady> {
         let started = Instant::now();
         let mut last = String::from("not asked yet");
@@ -178,7 +186,7 @@ impl Server {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Err(NotReady::Ended(status));
             }
-            match Client::connect(&self.url, Duration::from_secs(2)).await {
+            match Client::connect(&self.url, None, Duration::from_secs(2)).await {
                 Ok(client) => match client.head().await {
                     Ok(_) => return Ok(client),
                     Err(error) => last = error.to_string(),
@@ -192,7 +200,7 @@ impl Server {
 
     /// A connection of its own, with a deadline for each call.
     pub async fn connect(&self, deadline: Duration) -> Result<Client, crate::client::Error> {
-        Client::connect(&self.url, deadline).await
+        Client::connect(&self.url, None, deadline).await
     }
 
     /// Its exit status, once it has ended by itself.

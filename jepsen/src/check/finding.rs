@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::history::stream::Stream;
+
 /// Anomalies kept by one checker; more tell nothing new.
 const ANOMALIES_MAX: usize = 50;
 
@@ -46,6 +48,9 @@ pub struct Anomaly {
     /// The smallest piece of the history in which the checker finds the same: see [`piece`](super::piece). Empty where it
     /// was not looked for.
     pub piece: Vec<u64>,
+    /// The same of watches: what is left of the streams, without the events and messages that are not needed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub watched: Vec<Stream>,
 }
 
 /// The result of one checker.

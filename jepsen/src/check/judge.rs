@@ -3,7 +3,9 @@
 use super::finding::{Finding, Judgement};
 use super::{append, lease, liveness, lock, members, piece, reflector, revisions, search, set, totals, watch, wr};
 use crate::history::files::History;
+use crate::history::op::{Op, Request};
 use crate::history::stream::Log;
+use crate::model::Store;
 use crate::workload::Kind;
 
 /// Runs every checker that the history's workload has.
@@ -43,13 +45,13 @@ pub fn judge(history: &History) -> Vec<Finding> {
     findings
 }
 
-/// Finds the smallest piece of the history for what each checker of operations found first; this may take seconds each.
+/// Finds the smallest piece of the history for what each checker found first; this may take seconds each.
 pub fn explain(findings: &mut [Finding], history: &History) {
     let (log, _) = history.log();
     findings.iter_mut().filter(|one| one.judgement == Judgement::Invalid).for_each(|one| shrink(one, history, &log));
 }
 
-/// `search` has found its own piece, and what watches show is told by the stream.
+/// `search` has found its own piece; the others have no need of one, or name no operation.
 fn shrink(finding: &mut Finding, history: &History, log: &Log) {
     let (ops, faults) = (&history.ops[..], &history.faults[..]);
     match finding.checker {
@@ -63,6 +65,17 @@ fn shrink(finding: &mut Finding, history: &History, log: &Log) {
         "counter" => piece::find(ops, finding, totals::counter),
         "lease" => piece::find(ops, finding, |part| lease::check(part, log, faults)),
         "lock" => piece::find(ops, finding, |part| lock::check(part, log, faults)),
+        "watch" => {
+            // Of all operations it looks at compactions only.
+            let compactions: Vec<Op> =
+                ops.iter().filter(|op| matches!(op.request, Request::Compact(_))).cloned().collect();
+            let store = Store::of(log);
+            piece::find_watched(&history.streams, finding, |part| watch::check_on(&store, part, &compactions, log));
+        }
+        "reflector" => {
+            let store = Store::of(log);
+            piece::find_watched(&history.streams, finding, |part| reflector::check_on(&store, part));
+        }
         _ => {}
     }
 }

@@ -32,14 +32,14 @@ pub fn check(ops: &[Op], faults: &[Fault], plan: &Plan) -> Finding {
     let answered: Vec<&Op> = ops.iter().filter(after).filter(needs_quorum).collect();
     finding.checked += answered.len() as u64;
     let seconds = |time: u64| time.saturating_sub(plan.healed) as f64 / SECOND as f64;
+    let waited = ops.iter().map(|op| op.end).max().unwrap_or(0);
+    let progress = Limit { plan, name: "no-progress", time: PROGRESS_MAX, waited };
     match answered.iter().map(|op| op.end).min() {
-        Some(first) if first <= plan.healed + PROGRESS_MAX => {}
-        Some(first) => finding.wrong(
-            "no-progress",
-            format!("first answer {:.1} s after everything was mended", seconds(first)),
-            [],
-        ),
-        None => finding.wrong("no-progress", "no answer at all after everything was mended", []),
+        Some(first) => {
+            let text = || format!("first answer {:.1} s after everything was mended", seconds(first));
+            progress.judge(&mut finding, Some(first), text);
+        }
+        None => progress.judge(&mut finding, None, || "no answer at all after everything was mended".into()),
     }
     let mut first: BTreeMap<u32, u64> = BTreeMap::new();
     for op in &answered {
@@ -47,13 +47,12 @@ pub fn check(ops: &[Op], faults: &[Fault], plan: &Plan) -> Finding {
         *end = op.end.min(*end);
     }
     for node in 0..plan.nodes {
-        match first.get(&node) {
-            Some(end) if *end <= plan.healed + WHOLE_MAX => {}
-            Some(end) => {
-                finding.wrong("member-silent", format!("node {node} answers after {:.1} s", seconds(*end)), [])
-            }
-            None => finding.wrong("member-silent", format!("node {node} does not answer any more"), []),
-        }
+        let whole = Limit { plan, name: "member-silent", time: WHOLE_MAX, waited };
+        let end = first.get(&node).copied();
+        whole.judge(&mut finding, end, || match end {
+            Some(end) => format!("node {node} answers after {:.1} s", seconds(end)),
+            None => format!("node {node} does not answer any more"),
+        });
     }
     check_hashes(&mut finding, ops, plan);
     for kind in &plan.nemeses {
@@ -69,6 +68,34 @@ pub fn check(ops: &[Op], faults: &[Fault], plan: &Plan) -> Finding {
     let unproven = faults.iter().filter(|fault| fault.evidence.is_empty() && !repeated(fault));
     unproven.for_each(|fault| finding.undecided(format!("nothing shows that a {} had an effect", fault.name)));
     finding
+}
+
+/// Something must be there within a time after everything was mended.
+struct Limit<'a> {
+    plan: &'a Plan,
+    /// What it is called when it is not.
+    name: &'a str,
+    time: u64,
+    /// Until when what never came was waited for.
+    waited: u64,
+}
+
+impl Limit<'_> {
+    /// `end`: when it came, if it did. Seconds in which this machine was too busy do not count: what would have come in
+    /// time without them is undecided.
+    fn judge(&self, finding: &mut Finding, end: Option<u64>, text: impl FnOnce() -> String) {
+        let Self { plan, name, time, waited } = self;
+        let end = end.unwrap_or_else(|| *waited.max(&(plan.healed + time + 1)));
+        if end <= plan.healed + time {
+            return;
+        }
+        let seconds = plan.healed / SECOND..=end / SECOND;
+        let busy = plan.busy.iter().filter(|second| seconds.contains(second)).count() as u64;
+        match busy > 0 && end - plan.healed <= time + busy * SECOND {
+            true => finding.undecided(format!("{}, but this machine was too busy in {busy} of these seconds", text())),
+            false => finding.wrong(name, text(), []),
+        }
+    }
 }
 
 /// The answers to the last question of each member for its hash.
@@ -141,5 +168,23 @@ mod tests {
         assert_eq!(check(&[], &[], &plan).judgement, Judgement::Invalid);
         let failed = Fault { name: format!("{HARNESS}power-cut"), evidence: "in use".into(), ..Fault::default() };
         assert_eq!(check(&[], &[failed], &plan).judgement, Judgement::Unknown);
+    }
+
+    #[test]
+    fn seconds_in_which_the_machine_was_too_busy_do_not_count() {
+        let judged = |busy: std::ops::Range<u64>, end: Option<u64>| {
+            let plan = Plan { healed: 20 * SECOND, busy: busy.collect(), ..Plan::default() };
+            let mut finding = Finding::new("liveness");
+            let limit = Limit { plan: &plan, name: "no-progress", time: PROGRESS_MAX, waited: 60 * SECOND };
+            limit.judge(&mut finding, end.map(|end| end * SECOND), String::new);
+            finding.judgement
+        };
+        assert_eq!(judged(0..0, Some(30)), Judgement::Valid);
+        assert_eq!(judged(0..0, Some(35)), Judgement::Invalid);
+        assert_eq!(judged(22..30, Some(35)), Judgement::Unknown);
+        assert_eq!(judged(22..24, Some(35)), Judgement::Invalid, "13 other seconds are too many");
+        assert_eq!(judged(0..20, Some(35)), Judgement::Invalid, "it was not busy any more");
+        assert_eq!(judged(20..30, None), Judgement::Invalid);
+        assert_eq!(judged(20..60, None), Judgement::Unknown);
     }
 }

@@ -11,13 +11,16 @@ use crate::model::Store;
 
 /// Judges all streams that continue a list.
 pub fn check(streams: &[Stream], log: &Log) -> Finding {
+    check_on(&Store::of(log), streams)
+}
+
+/// The same for whoever asks often: the store is what the log comes to.
+pub fn check_on(store: &Store, streams: &[Stream]) -> Finding {
     let mut finding = Finding::new("reflector");
-    let mut store = Store::new(log.base);
-    log.entries.values().for_each(|entry| store.commit(entry.rev, &entry.events));
     let by_id: BTreeMap<u64, &Stream> = streams.iter().map(|stream| (stream.id, stream)).collect();
     let mut caches: BTreeMap<u64, BTreeMap<&str, &Kv>> = BTreeMap::new();
     for stream in by_id.values() {
-        let Some(mut cache) = beginning(stream, &caches, &store, &mut finding) else { continue };
+        let Some(mut cache) = beginning(stream, &caches, store, &mut finding) else { continue };
         // A false start makes every later comparison false; it is reported once.
         let mut broken = false;
         for message in &stream.messages {
@@ -28,11 +31,11 @@ pub fn check(streams: &[Stream], log: &Log) -> Finding {
                 };
             }
             if message.is_progress() && !broken {
-                broken = !compare(stream, &cache, message.rev, &store, &mut finding);
+                broken = !compare(stream, &cache, message.rev, store, &mut finding);
             }
         }
         if let Some(settled) = stream.settled.filter(|_| !broken) {
-            compare(stream, &cache, settled, &store, &mut finding);
+            compare(stream, &cache, settled, store, &mut finding);
         }
         caches.insert(stream.id, cache);
     }

@@ -1,6 +1,6 @@
 //! Requests of the common history over the wire: sent once, answered or not.
 
-use tonic::{Code, Status};
+use tonic::{ConnectError, Status};
 
 use super::{ANSWER_BYTES_MAX, Client, Error, bytes_of, is_definite, op, text};
 use crate::history::op::{
@@ -10,9 +10,6 @@ use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::lease_client::LeaseClient;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::proto::mvccpb;
-
-/// What tonic's channel says when it could not connect.
-const NOT_CONNECTED: &str = "tcp connect error";
 
 impl Client {
     /// Sends one request, once, and says how it ended.
@@ -89,11 +86,21 @@ impl Client {
 /// What an error says of a request's fate.
 pub fn without_answer(status: &Status) -> Outcome {
     let code = format!("{:?}", status.code());
-    // Without a connection nothing was sent.
-    let unsent = status.code() == Code::Unavailable && status.message() == NOT_CONNECTED;
-    let definite = unsent || is_definite(status.code());
+    let definite = is_unsent(status) || is_definite(status.code());
     let err = Failure { code, msg: status.message().into(), definite };
     if err.definite { Outcome::Fail { err } } else { Outcome::Info { err } }
+}
+
+/// Whether there was no connection, or no end of its handshake: then nothing was sent.
+fn is_unsent(status: &Status) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(status);
+    while let Some(error) = cause {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// An answer that has a header and nothing else of interest.

@@ -1,7 +1,7 @@
 //! Where members live: in network namespaces of their own, or all on 127.0.0.0/8 behind proxies.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use tokio::task::AbortHandle;
 
@@ -47,32 +47,42 @@ impl Place {
         Ok(Self::Loopback(port, links, tasks))
     }
 
-    fn url(&self, member: u32, offset: u16) -> String {
+    fn reach(&self, member: u32, offset: u16) -> String {
         match self {
-            Self::Spaces(_) => format!("http://{}:{}", space::address(member), CLIENT_PORT + offset),
-            Self::Loopback(port, ..) => format!("http://{}:{}", proxy_address(member), port + offset),
+            Self::Spaces(_) => format!("{}:{}", space::address(member), CLIENT_PORT + offset),
+            Self::Loopback(port, ..) => format!("{}:{}", proxy_address(member), port + offset),
         }
     }
 
-    /// Where clients reach a member.
-    pub fn client_url(&self, member: u32) -> String {
-        self.url(member, 0)
+    /// Where clients reach a member, as host and port.
+    pub fn for_clients(&self, member: u32) -> String {
+        self.reach(member, 0)
     }
 
     /// Where peers reach it.
-    pub fn peer_url(&self, member: u32) -> String {
-        self.url(member, 1)
+    pub fn for_peers(&self, member: u32) -> String {
+        self.reach(member, 1)
     }
 
     /// Where it listens, for clients and peers, if something of ours stands between.
-    pub fn listen_urls(&self, member: u32) -> Option<(String, String)> {
+    pub fn listens(&self, member: u32) -> Option<(String, String)> {
         match self {
             Self::Spaces(_) => None,
             Self::Loopback(port, ..) => {
-                let url = |offset: u16| format!("http://{}:{}", member_address(member), port + offset);
-                Some((url(0), url(1)))
+                let at = |offset: u16| format!("{}:{}", member_address(member), port + offset);
+                Some((at(0), at(1)))
             }
         }
+    }
+
+    /// Every address that a member is reached at, or that others see it come from: what its certificate names.
+    pub fn addresses(&self, member: u32) -> Vec<IpAddr> {
+        let all = match self {
+            Self::Spaces(_) => vec![space::address(member)],
+            // Peers see the proxies' own address, and etcd compares it with their certificates.
+            Self::Loopback(..) => vec![proxy_address(member), member_address(member), "127.0.0.1".into()],
+        };
+        all.iter().map(|address| address.parse().expect("it is written so here")).collect()
     }
 
     /// The command that brings a process to its member's place.

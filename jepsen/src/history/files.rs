@@ -96,6 +96,9 @@ pub struct Plan {
     pub version: String,
     /// and the SHA-256 of its file.
     pub sha256: String,
+    /// Seconds since the run began in which this machine was too busy: the harness itself was woken so late that members,
+    /// too, would miss heartbeats. Limits of time do not count them.
+    pub busy: Vec<u64>,
 }
 
 /// Everything a run leaves to be judged.

@@ -8,6 +8,7 @@ use super::picture::{cycle, lanes, latency, rate, timeline};
 use crate::check::finding::{Anomaly, Finding, Judgement};
 use crate::history::files::History;
 use crate::history::op::{Op, Outcome};
+use crate::history::stream::Stream;
 
 /// Rows of a table of anomalies or faults.
 const ROWS_MAX: usize = 60;
@@ -118,10 +119,40 @@ fn first_anomaly(history: &History, anomaly: &Anomaly) -> String {
         ),
     };
     format!(
-        "<h2>First anomaly: {}</h2><p>{}</p>{piece}<div class=\"scroll\">{}</div>{table}",
+        "<h2>First anomaly: {}</h2><p>{}</p>{piece}<div class=\"scroll\">{}</div>{table}{}",
         escape(&anomaly.name),
         escape(&short(&anomaly.text)),
-        timeline(history, &involved)
+        timeline(history, &involved),
+        watched(history, anomaly)
+    )
+}
+
+/// What is left of the streams in which a checker still finds the anomaly.
+fn watched(history: &History, anomaly: &Anomaly) -> String {
+    let mut rows = String::new();
+    for stream in &anomaly.watched {
+        let id = stream.id.to_string();
+        let asked = serde_json::to_string(&stream.watch).unwrap_or_default();
+        let list = stream.listing.as_ref().map(|list| format!(", behind a list at {}", list.rev)).unwrap_or_default();
+        let opened = format!("{:.6} s", seconds(stream.opened));
+        let node = stream.node.to_string();
+        row(&mut rows, &[&id, &node, &opened, &format!("asked for {}{list}", escape(&short(&asked)))]);
+        for message in &stream.messages {
+            let said = serde_json::to_string(message).unwrap_or_default();
+            row(&mut rows, &[&id, &node, &format!("{:.6} s", seconds(message.t)), &escape(&short(&said))]);
+        }
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    let messages = |streams: &[Stream]| streams.iter().map(|stream| stream.messages.len()).sum::<usize>();
+    format!(
+        "<p>Of {} messages on {} streams these {} are enough: without any one of them, or an event in it, the checker no \
+         longer finds the same.</p><table>{}{rows}</table>",
+        messages(&history.streams),
+        history.streams.len(),
+        messages(&anomaly.watched),
+        head(&["stream", "member", "time", "message"])
     )
 }
 
@@ -210,6 +241,16 @@ mod tests {
         for part in ["<script", "src=", "href=", "@import"] {
             assert!(!page.contains(part), "{part}");
         }
+    }
+
+    #[test]
+    fn a_page_of_a_bad_stream_shows_the_messages_that_are_enough() {
+        let (mut history, _) = simulate(Options::new(Kind::Watch, 1, 600));
+        let mut events =
+            history.streams.iter_mut().flat_map(|stream| &mut stream.messages).flat_map(|one| &mut one.events);
+        events.next().unwrap().kv.value.push('<');
+        let page = render(&history, Verdict::Invalid, &explained(&history));
+        assert!(page.contains("these 2 are enough") && page.contains("&lt;"), "{page}");
     }
 
     fn explained(history: &History) -> Vec<Finding> {

@@ -73,6 +73,9 @@ impl Options {
         }
         words.extend(self.template.arguments.iter().map(|argument| format!("--etcd-args={argument}")));
         words.extend(self.template.environment.iter().map(|(name, value)| format!("--env={name}={value}")));
+        if self.template.tls {
+            words.push("--tls".into());
+        }
         if load.serializable {
             words.push("--serializable-reads".into());
         }
@@ -95,6 +98,7 @@ pub async fn run(options: Options) -> anyhow::Result<Verdict> {
     let clocks = kinds.contains(&Kind::Clock);
     let cluster = Arc::new(Cluster::new(cluster::Options { template, members, disks, clocks, dir: dir.clone() })?);
     cluster.start_all(START_MAX).await?;
+    load.credentials = cluster.credentials().cloned();
     load.endpoints = (0..members).map(|member| cluster.url(member)).collect();
     load.kinds = kinds.iter().map(|kind| kind.name().to_owned()).collect();
     let at_work = Arc::new(());

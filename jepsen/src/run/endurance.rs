@@ -167,7 +167,7 @@ mod tests {
 
     fn options() -> Options {
         Options {
-            template: Template { binary: PathBuf::new(), arguments: Vec::new(), environment: Vec::new(), port: 0 },
+            template: Template::default(),
             seed: 7,
             time: Duration::ZERO,
             each: Duration::from_secs(60),

@@ -2,6 +2,7 @@
 //!
 //! It ends by itself: load for a fixed time, then a bounded wait until everything is read.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use crate::nemesis::{Nemesis, Windows};
 use crate::report::tally::Tally;
 use crate::report::{RunDir, Verdict};
 use crate::rng::Rng;
+use crate::tls::Credentials;
 use crate::workload::script::{Script, Step};
 use crate::workload::{Kind, reader};
 
@@ -40,6 +42,10 @@ const SAMPLERS_FROM: u32 = 10_000;
 const FINALS_FROM: u32 = 30_000;
 /// After all faults, how long members are asked whether they answer, and whether they agree.
 const RECOVER_MAX: Duration = Duration::from_secs(40);
+/// How often the harness looks whether it is woken in time,
+const PULSE: Duration = Duration::from_millis(10);
+/// and how late that is a second too busy: the heartbeat of leaders with default flags.
+const LATE: Duration = Duration::from_millis(100);
 /// A key that nobody writes.
 const RECOVERED: &str = "\u{1}";
 /// Readers are opened one after the other, so that some of them start behind a compaction.
@@ -49,8 +55,10 @@ const READER_STAGGER: Duration = Duration::from_millis(100);
 pub struct Options {
     /// The workload.
     pub kind: Kind,
-    /// Members, as `http://host:port`.
+    /// Members, as `http://host:port` or `https://host:port`.
     pub endpoints: Vec<String>,
+    /// What clients show and believe, where members speak TLS.
+    pub credentials: Option<Credentials>,
     /// What was started, for the report.
     pub target: String,
     /// What it says to `--version`, and the SHA-256 of its file; empty = not known.
@@ -182,9 +190,9 @@ struct Outcomes<'a> {
 
 /// Runs a workload and returns everything that was seen.
 pub async fn record(options: Options) -> anyhow::Result<History> {
-    let mut clients = Vec::new();
+    let (mut clients, credentials) = (Vec::new(), options.credentials.as_ref());
     for endpoint in &options.endpoints {
-        clients.push(Client::connect(endpoint, DEADLINE).await.with_context(|| endpoint.clone())?);
+        clients.push(Client::connect(endpoint, credentials, DEADLINE).await.with_context(|| endpoint.clone())?);
     }
     let base = clients[0].head().await?;
     let left = clients[0].everything_at(base).await?;
@@ -204,8 +212,9 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
     let windows = Windows::new(shared.started, shared.collected.clone());
     let rng = Rng::new(options.seed);
     let nodes = clients.len() as u32;
-    let own = async |node: u32| Client::connect(&options.endpoints[node as usize], DEADLINE).await;
+    let own = async |node: u32| Client::connect(&options.endpoints[node as usize], credentials, DEADLINE).await;
 
+    let pulse = tokio::spawn(pulse(shared.clone()));
     let mut collectors = JoinSet::new();
     let mut samplers = JoinSet::new();
     for node in 0..nodes {
@@ -263,6 +272,7 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
     ops.extend(finals);
     shared.stopped_at.store(shared.now(), Ordering::Relaxed);
     shared.settled.store(head, Ordering::Relaxed);
+    let busy = pulse.await.context("the pulse panicked")?;
     let (mut entries, mut streams, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(done) = collectors.join_next().await {
         let (collected, why) = done.context("a collector panicked")?;
@@ -296,6 +306,7 @@ pub async fn record(options: Options) -> anyhow::Result<History> {
         arguments: options.arguments,
         version: options.version,
         sha256: options.sha256,
+        busy,
     };
     Ok(History { plan, ops, streams, entries, faults: windows.faults() })
 }
@@ -333,6 +344,21 @@ async fn drive(
         }
     }
     ops
+}
+
+/// The seconds in which this machine was too busy.
+async fn pulse(shared: Shared) -> Vec<u64> {
+    const SECOND: u64 = 1_000_000_000;
+    let mut busy = BTreeSet::new();
+    while shared.settled_at().is_none() {
+        let before = shared.now();
+        tokio::time::sleep(PULSE).await;
+        let now = shared.now();
+        if now - before > (PULSE + LATE).as_nanos() as u64 {
+            busy.extend(before / SECOND..=now / SECOND);
+        }
+    }
+    busy.into_iter().collect()
 }
 
 async fn sample(client: Client, node: u32, shared: Shared) -> Vec<Op> {

@@ -228,6 +228,7 @@ async fn attempt(case: &Case, template: Template, seed: u64, out: &Path) -> anyh
             let load = load::Options {
                 kind: shape.workload,
                 endpoints: Vec::new(),
+                credentials: None,
                 target: String::new(),
                 seed,
                 time: Duration::from_secs(shape.seconds),

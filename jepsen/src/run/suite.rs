@@ -224,6 +224,7 @@ pub(super) async fn one(
     let load = load::Options {
         kind: entry.workload,
         endpoints: Vec::new(),
+        credentials: None,
         target: String::new(),
         version: String::new(),
         sha256: String::new(),
