@@ -3,18 +3,24 @@
 //! A new voter is first a learner that is caught up and then promoted by the leader itself, so that it never stands for
 //! a quorum that it cannot hold; to clients it is a voter from the start, as with etcd. A learner that was asked for as
 //! one stays one until it is promoted. Removed members never return: their ids are kept with the membership.
+//!
+//! Who votes is changed in two entries, as Raft has it: a joint membership of the voters before and after, and then that of
+//! those after alone. Between the two the leader may lose its leadership, or whoever asked may go away; whoever leads then
+//! writes the second entry, for until then nothing is decided without the voters before. Every change starts from a
+//! membership that is whole and applied, so that what was checked is what is changed, and a leader that was removed changes
+//! nothing more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Precondition};
 
 use super::error;
 use super::peers::Failure;
-use super::types::MemberInfo;
+use super::types::{LogId, MemberInfo, Membership};
 use super::{Leadership, Node};
 use crate::config::{Url, ids};
 use crate::proto::etcdserverpb as pb;
@@ -178,19 +184,29 @@ impl Node {
         if let Change::MoveLeader(to) = change {
             return self.move_leader(to).await.map(Some);
         }
-        // One at a time, so that the checks hold for what is changed.
-        let _alone = self.changing.lock().await;
-        // The change before may have removed this member. Until openraft has noticed it still appends what it is given, but
-        // in no state in which a membership may be.
-        if self.is_removed(self.identity.member_id) {
-            return Ok(None);
-        }
         let is_promotion = matches!(change, Change::Promote(_));
-        let changed = self.change_alone(change).await;
+        let changed = self.change_when_settled(change).await;
         if is_promotion {
             self.count_promotion(&changed);
         }
         changed
+    }
+
+    async fn change_when_settled(&self, change: Change) -> Result<Option<Changed>, Fate> {
+        let (written, added) = {
+            // One at a time, so that the checks hold for what is changed.
+            let _alone = self.changing.lock().await;
+            let Some(base) = self.settled().await? else { return Ok(None) };
+            let (wanted, added) = self.check(change)?;
+            (self.write_membership(wanted, base).await?, added)
+        };
+        let index = match written {
+            Written::No => return Ok(None),
+            Written::At(index) => index,
+            Written::Half(id) => self.await_second_half(id).await,
+        };
+        self.await_applied_index(index).await?;
+        Ok(Some(Changed { added, index }))
     }
 
     /// As etcd counts them: on the leader, with the texts that clients are given.
@@ -203,9 +219,10 @@ impl Node {
         }
     }
 
-    async fn change_alone(&self, change: Change) -> Result<Option<Changed>, Fate> {
+    /// What to do for a change, and the member that comes to be by it.
+    fn check(&self, change: Change) -> Result<(ChangeMembers<u64, MemberInfo>, Option<pb::Member>), Error> {
         let members = self.members();
-        let (wanted, added) = match change {
+        Ok(match change {
             Change::Add { peer_urls, is_learner } => {
                 self.check_add(&members, &peer_urls, is_learner)?;
                 let id = self.new_id(&peer_urls);
@@ -225,27 +242,77 @@ impl Node {
                 self.check_promote(&members, id)?;
                 (ChangeMembers::AddVoterIds(BTreeSet::from([id])), None)
             }
-            Change::MoveLeader(_) => unreachable!("handled above"),
-        };
-        let Some(index) = self.write_membership(wanted).await? else { return Ok(None) };
-        self.await_applied_index(index).await?;
-        Ok(Some(Changed { added, index }))
+            Change::MoveLeader(_) => unreachable!("no change of the membership"),
+        })
     }
 
-    /// Writes a membership into the log and returns its index; `None` when this member does not lead any more.
-    async fn write_membership(&self, wanted: ChangeMembers<u64, MemberInfo>) -> Result<Option<u64>, error::Error> {
+    /// Where the membership stands from which a change may start: whole, and applied here. One whose second half is missing
+    /// is brought to its end first. `None` when this member does not lead, or takes nothing now, or is no member any more:
+    /// openraft's leader still takes what it is given then, but in no state in which a membership may be.
+    async fn settled(&self) -> Result<Option<LogId>, error::Error> {
         loop {
-            match self.raft.change_membership(wanted.clone(), false).await {
-                Ok(written) => return Ok(Some(written.log_id.index)),
-                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => return Ok(None),
-                Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
-                    ChangeMembershipError::InProgress(_),
-                ))) => self.await_change(RETRY_INTERVAL).await,
-                Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
-                    return Err(error::Error::LeaderChanged);
-                }
-                Err(error) => return Err(error::Error::Fatal(error.to_string())),
+            let newest = self.raft.with_raft_state(|state| {
+                let newest = state.membership_state.effective();
+                (*newest.log_id(), is_joint(newest.membership()))
+            });
+            let (id, is_joint) = newest.await.map_err(|error| error::Error::Fatal(error.to_string()))?;
+            let Some(id) = id else { return Ok(None) };
+            while self.is_leader() && self.shared.applied_index() < id.index {
+                self.await_change(RETRY_INTERVAL).await;
             }
+            if !self.is_leader() || self.is_removed(self.identity.member_id) {
+                return Ok(None);
+            }
+            if !is_joint {
+                return Ok(Some(id));
+            }
+            tracing::info!(index = id.index, "the second half of a change of the membership is made up for");
+            // Nothing more is wanted than what is under way.
+            let Written::At(_) = self.write_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), id).await? else {
+                return Ok(None);
+            };
+        }
+    }
+
+    /// Writes a membership into the log, behind the one at `base` and no other.
+    async fn write_membership(
+        &self,
+        wanted: ChangeMembers<u64, MemberInfo>,
+        base: LogId,
+    ) -> Result<Written, error::Error> {
+        let behind_base = Precondition::LastMembershipLogId { last_membership_log_id: Some(base) };
+        match self.raft.change_membership_if(wanted.clone(), false, [behind_base]).await {
+            Ok(written) => Ok(Written::At(written.log_id.index)),
+            Err(RaftError::APIError(
+                ClientWriteError::ForwardToLeader(_)
+                | ClientWriteError::PreconditionFailed(_)
+                | ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)),
+            )) => {
+                // Which of the two entries was not taken, the error does not say. The first one is applied before the second
+                // one is written.
+                let mark = self.shared.mark.lock();
+                let applied = mark.membership.log_id().filter(|id| *id != base);
+                Ok(match applied.filter(|_| is_under_way(mark.membership.membership(), &wanted)) {
+                    Some(id) => Written::Half(id),
+                    None => Written::No,
+                })
+            }
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(error::Error::LeaderChanged),
+            Err(error) => Err(error::Error::Fatal(error.to_string())),
+        }
+    }
+
+    /// Waits until a change of which the first half stands at `id` is whole, by whomever; where it is then.
+    async fn await_second_half(&self, id: LogId) -> u64 {
+        loop {
+            {
+                let mark = self.shared.mark.lock();
+                match mark.membership.log_id() {
+                    Some(newest) if *newest != id || !is_joint(mark.membership.membership()) => return newest.index,
+                    _ => {}
+                }
+            }
+            self.await_change(RETRY_INTERVAL).await;
         }
     }
 
@@ -345,33 +412,64 @@ impl Node {
         ids::member_id(&urls, &self.options.cluster_token, Some(seconds))
     }
 
-    /// Makes voters of the learners that were added as voters, once they have caught up; runs on every member and does
-    /// something on the leader.
+    /// Makes voters of the learners that were added as voters, once they have caught up, and writes the second half of a
+    /// change that was left half done; runs on every member and does something on the leader.
     pub(super) async fn run_promotions(self: Arc<Self>) {
         loop {
             tokio::time::sleep(PROMOTE_INTERVAL).await;
             if !self.is_leader() {
                 continue;
             }
-            let waiting: Vec<u64> = {
+            let (is_half_done, waiting) = {
                 let mark = self.shared.mark.lock();
                 let voters: BTreeSet<u64> = mark.membership.voter_ids().collect();
                 let nodes = mark.membership.nodes();
-                nodes.filter(|(id, info)| info.becomes_voter && !voters.contains(id)).map(|(id, _)| *id).collect()
+                let waiting = nodes.filter(|(id, info)| info.becomes_voter && !voters.contains(id)).map(|(id, _)| *id);
+                (is_joint(mark.membership.membership()), waiting.collect::<Vec<u64>>())
             };
+            if is_half_done {
+                let _alone = self.changing.lock().await;
+                if let Err(error) = self.settled().await {
+                    tracing::warn!(%error, "a change of the membership stays half done for now");
+                }
+            }
             for id in waiting {
                 let (last, matched) = self.progress(id);
                 if matched.is_none_or(|matched| matched + PROMOTE_LAG_MAX < last) {
                     continue;
                 }
-                let _alone = self.changing.lock().await;
-                match self.write_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await {
-                    Ok(Some(_)) => tracing::info!(member = format!("{id:x}"), "a new member votes from now on"),
-                    Ok(None) => {}
+                match self.give_vote(id).await {
+                    Ok(Written::At(_)) => tracing::info!(member = format!("{id:x}"), "a new member votes from now on"),
+                    Ok(Written::Half(_) | Written::No) => {}
                     Err(error) => tracing::warn!(%error, member = format!("{id:x}"), "no vote for a new member yet"),
                 }
             }
         }
+    }
+
+    /// Makes a voter of a learner, if it still is one.
+    async fn give_vote(&self, id: u64) -> Result<Written, error::Error> {
+        let _alone = self.changing.lock().await;
+        let Some(base) = self.settled().await? else { return Ok(Written::No) };
+        if !self.becomes_voter(id) || self.voters().contains(&id) {
+            return Ok(Written::No);
+        }
+        self.write_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id])), base).await
+    }
+
+    /// Writes the first half of a removal and no second one, as a leader does that loses the leadership in between.
+    #[cfg(test)]
+    pub(crate) async fn begin_removal(&self, id: u64) {
+        let (before, nodes) = {
+            let mark = self.shared.mark.lock();
+            let nodes: BTreeMap<u64, MemberInfo> =
+                mark.membership.nodes().map(|(id, info)| (*id, info.clone())).collect();
+            (mark.membership.voter_ids().collect::<BTreeSet<u64>>(), nodes)
+        };
+        let after = before.iter().copied().filter(|other| *other != id).collect();
+        let joint = Membership::new(vec![before, after], nodes).expect("every voter has its node");
+        let payload = openraft::EntryPayload::Blank;
+        self.raft.append_membership(joint, payload, []).await.expect("a leader takes it");
     }
 
     /// Hands the leadership over and returns when the other member has it.
@@ -408,6 +506,31 @@ impl Node {
             Ok(_) => tracing::info!(to = format!("{successor:x}"), "leadership handed over"),
             Err(error) => tracing::warn!(%error, to = format!("{successor:x}"), "leadership not handed over"),
         }
+    }
+}
+
+/// How far a membership came into the log.
+enum Written {
+    /// It is there, and applied.
+    At(u64),
+    /// Its first half is, here, and nobody can do without the second one: whoever leads writes it.
+    Half(LogId),
+    /// Nothing of it is.
+    No,
+}
+
+fn is_joint(membership: &Membership) -> bool {
+    membership.get_joint_config().len() > 1
+}
+
+/// Whether those who vote in the end are those that a change of them asks for.
+fn is_under_way(membership: &Membership, wanted: &ChangeMembers<u64, MemberInfo>) -> bool {
+    let Some(voters) = membership.get_joint_config().last() else { return false };
+    match wanted {
+        ChangeMembers::AddVoterIds(ids) => ids.is_subset(voters),
+        ChangeMembers::RemoveVoters(ids) => ids.is_disjoint(voters),
+        // Others have no two halves.
+        _ => false,
     }
 }
 

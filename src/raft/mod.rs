@@ -704,6 +704,10 @@ impl Node {
             if let Err(error) = state {
                 return error.to_string();
             }
+            // openraft hears of it at its next request, which in a quiet cluster may be long after.
+            if let Some(why) = self.log.failure() {
+                return format!("the log has failed and takes no more: {why}");
+            }
             // The metrics change with every entry; waiting for that from another thread would wake it each time, which
             // was a third of all wake-ups of a follower.
             if let Ok(Err(_)) = tokio::time::timeout(FAILURE_CHECK_INTERVAL, expelled.changed()).await {

@@ -19,7 +19,7 @@ use super::types::TypeConfig;
 use super::*;
 use crate::clock::Clock;
 use crate::state::Response;
-use crate::storage::fs::{Disk as _, RealDisk, SimDisk};
+use crate::storage::fs::{Disk as _, Faults, RealDisk, SimDisk};
 use crate::storage::log::{LogOptions, Recovered};
 use crate::watch;
 
@@ -224,6 +224,19 @@ async fn a_member_whose_raft_has_panicked_fails() {
     drop(node.raft.with_raft_state(|_| -> () { panic!("planted") }).await);
     let reason = tokio::time::timeout(Duration::from_secs(30), node.failed()).await.expect("it fails");
     assert!(reason.contains("panicked"), "{reason}");
+    node.shutdown().await;
+}
+
+/// What it writes when it is idle nobody waits for; it used to go on until the next write of a client, which failed.
+#[tokio::test]
+async fn a_member_whose_log_fails_while_it_is_idle_fails() {
+    let disk = Arc::new(SimDisk::new());
+    let node = node(disk.clone(), 1).await;
+    // The put's own write passes; the one behind it says how far the log is durable and committed.
+    disk.set_faults(Faults { fail_write_after: Some(1), ..Faults::default() });
+    drop(node.propose(put("k", "v")).await);
+    let reason = tokio::time::timeout(Duration::from_secs(30), node.failed()).await.expect("it fails");
+    assert!(reason.contains("the log has failed"), "{reason}");
     node.shutdown().await;
 }
 

@@ -64,9 +64,6 @@ pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 /// Called on the log thread after each sync, with the time it took.
 pub type FsyncObserver = Arc<dyn Fn(Duration) + Send + Sync>;
 
-/// Called on the log thread once, with why the log has failed.
-pub type FailureObserver = Arc<dyn Fn(&str) + Send + Sync>;
-
 /// How long the next sync takes, in a simulation.
 #[cfg(feature = "simulation")]
 pub type SyncLatency = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -106,8 +103,6 @@ pub struct LogOptions {
     pub clock: Clock,
     /// Told how long each sync took.
     pub observe_fsync: Option<FsyncObserver>,
-    /// Told once when the log has failed, after the completions; for failures that no completion reports.
-    pub observe_failure: Option<FailureObserver>,
     /// Asked before each sync of requests; without one a sync takes no time.
     #[cfg(feature = "simulation")]
     pub sync_latency: Option<SyncLatency>,
@@ -126,7 +121,6 @@ impl LogOptions {
             idle_mark: IDLE_MARK,
             clock,
             observe_fsync: None,
-            observe_failure: None,
             #[cfg(feature = "simulation")]
             sync_latency: None,
         }
@@ -442,6 +436,12 @@ impl Log {
         read?;
         entries.extend(in_memory);
         Ok(entries)
+    }
+
+    /// Why the log takes no more, if it has failed; the owner must stop then. A log that was idle fails unasked, and no
+    /// completion reports that.
+    pub fn failure(&self) -> Option<String> {
+        self.0.shared.state.lock().failed.clone()
     }
 
     /// What [`Log::open`] would find if all requests were durable.

@@ -91,6 +91,44 @@ async fn members_come_go_stand_still_and_go_on() {
     cluster.shutdown().await;
 }
 
+/// The leader before had begun to remove it. Its next change was made upon that half, so that it had no place in the
+/// membership any more when it was to write the second half of its own: a broken invariant where there are debug assertions.
+#[tokio::test]
+async fn a_leader_whose_removal_is_half_done_finishes_that_before_it_changes_anything() {
+    let mut cluster = Cluster::start(3).await.unwrap();
+    let leader = cluster.leader().await;
+    let (gone, last) = ((leader + 1) % 3, (leader + 2) % 3);
+    let node = cluster.member(leader).server().node().clone();
+    node.begin_removal(cluster.member(leader).id()).await;
+    let removal = node.change(Change::Remove(cluster.member(gone).id()));
+    tokio::select! {
+        reason = cluster.failed() => assert!(reason.contains("permanently removed"), "{reason}"),
+        // Whoever leads next has done it.
+        _ = async { drop(removal.await); std::future::pending::<()>().await } => unreachable!("for ever"),
+    }
+    cluster.kill(leader).await;
+    let by = cluster.leader_among(&[gone, last]).await;
+    let members = cluster.member(by).server().node().members();
+    assert!(members.iter().all(|member| member.id != cluster.member(leader).id()));
+    cluster.shutdown().await;
+}
+
+/// Until it is whole, nothing is decided without a majority of those who were there before.
+#[tokio::test]
+async fn a_removal_that_is_half_done_is_finished_without_being_asked_for_again() {
+    let mut cluster = Cluster::start(3).await.unwrap();
+    let leader = cluster.leader().await;
+    let gone = (leader + 1) % 3;
+    let node = cluster.member(leader).server().node().clone();
+    node.begin_removal(cluster.member(gone).id()).await;
+    let reason = cluster.failed().await;
+    assert!(reason.contains("permanently removed"), "{reason}");
+    cluster.kill(gone).await;
+    assert_eq!(node.members().len(), 2);
+    put(&cluster, leader, "k").await.unwrap();
+    cluster.shutdown().await;
+}
+
 /// It had no business to: openraft is no leader any more and still takes what it is given, which ended the member with a
 /// broken invariant where there are debug assertions.
 #[tokio::test]

@@ -20,8 +20,8 @@ use crate::witness::Witness;
 pub const TICK: Duration = Duration::from_millis(1);
 /// Steps between two looks at who leads.
 const LOOK_STEPS: u64 = 4;
-/// A member whose log could not be synced must have ended after this.
-const STOP_DEADLINE: Duration = Duration::from_secs(1);
+/// A member whose log could not be written or synced must have ended after this.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(1);
 /// Below what the fastest clock explains, in thousandths: clocks go in steps.
 const CLOCK_SLACK_PERMILLE: u64 = 10;
 
@@ -41,7 +41,7 @@ pub struct Cluster {
     held: BTreeSet<(usize, usize)>,
     /// Slots whose process runs.
     running: BTreeSet<usize>,
-    /// By slot: failures of its disk when the process began, and when a sync of its log has failed.
+    /// By slot: failures of its disk when the process began, and when a write or sync of its log has failed.
     failures: Vec<(u64, Option<Duration>)>,
     /// Ids that have had a disk; one that lost it is never started again.
     used: BTreeSet<u64>,
@@ -166,11 +166,11 @@ impl Cluster {
                     self.world.witness.breaks("alarm", format!("{:?} on {number}", node.store().alarms()));
                 }
             }
-            let failed = slot.disk.lock().failed_log_syncs() > 0;
+            let failed = slot.disk.lock().log_failures() > 0;
             match self.failures[number].1 {
                 None if failed => self.failures[number].1 = Some(now),
                 Some(since) if now > since + STOP_DEADLINE => {
-                    self.world.witness.breaks("failed-sync", format!("{number} goes on"));
+                    self.world.witness.breaks("failed-log", format!("{number} goes on"));
                     self.failures[number].1 = Some(now);
                 }
                 _ => {}

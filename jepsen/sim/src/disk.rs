@@ -21,14 +21,14 @@ pub struct TracedDisk {
     trace: Arc<Trace>,
     /// Writes and syncs that failed.
     failed: Arc<AtomicU64>,
-    /// Syncs of the log that failed since the process began.
-    failed_log_syncs: Arc<AtomicU64>,
+    /// Writes and syncs of the log that failed since the process began.
+    log_failures: Arc<AtomicU64>,
 }
 
 impl TracedDisk {
     /// An empty disk.
     pub fn new(node: u32, trace: Arc<Trace>) -> Self {
-        Self { inner: SimDisk::new(), node, trace, failed: Arc::default(), failed_log_syncs: Arc::default() }
+        Self { inner: SimDisk::new(), node, trace, failed: Arc::default(), log_failures: Arc::default() }
     }
 
     /// Writes and syncs that failed so far.
@@ -36,14 +36,14 @@ impl TracedDisk {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Syncs of the log that failed since [`TracedDisk::begin_life`].
-    pub fn failed_log_syncs(&self) -> u64 {
-        self.failed_log_syncs.load(Ordering::Relaxed)
+    /// Writes and syncs of the log that failed since [`TracedDisk::begin_life`].
+    pub fn log_failures(&self) -> u64 {
+        self.log_failures.load(Ordering::Relaxed)
     }
 
     /// A process begins.
     pub fn begin_life(&self) {
-        self.failed_log_syncs.store(0, Ordering::Relaxed);
+        self.log_failures.store(0, Ordering::Relaxed);
     }
 
     fn count_failure<T>(&self, result: &io::Result<T>) {
@@ -110,6 +110,15 @@ struct TracedFile {
     is_log: bool,
 }
 
+impl TracedFile {
+    fn count_failure<T>(&self, result: &io::Result<T>) {
+        self.disk.count_failure(result);
+        if self.is_log && result.is_err() {
+            self.disk.log_failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl File for TracedFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.inner.read_at(offset, buffer)
@@ -117,7 +126,7 @@ impl File for TracedFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let result = self.inner.write_at(offset, bytes);
-        self.disk.count_failure(&result);
+        self.count_failure(&result);
         let sum = crc32c::crc32c(bytes);
         let (node, len) = (self.disk.node, bytes.len());
         self.disk.trace.note(format_args!("{node} write {offset} {len} {sum:08x} {}", result.is_ok()));
@@ -126,7 +135,7 @@ impl File for TracedFile {
 
     fn preallocate(&self, len: u64) -> io::Result<()> {
         let result = self.inner.preallocate(len);
-        self.disk.count_failure(&result);
+        self.count_failure(&result);
         result
     }
 
@@ -136,10 +145,7 @@ impl File for TracedFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let result = self.inner.sync_data();
-        self.disk.count_failure(&result);
-        if self.is_log && result.is_err() {
-            self.disk.failed_log_syncs.fetch_add(1, Ordering::Relaxed);
-        }
+        self.count_failure(&result);
         self.disk.trace.note(format_args!("{} sync {}", self.disk.node, result.is_ok()));
         result
     }

@@ -10,7 +10,7 @@ use jepsen::history::files::Fault;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, STOP_DEADLINE};
 use crate::invariant::Broken;
 use crate::member::Ask;
 use crate::nemesis::Nemesis;
@@ -135,7 +135,8 @@ fn describe(broken: &Broken) -> String {
 
 /// Waits until all members serve, have taken a write each and agree.
 fn recover(cluster: &mut Cluster) -> Result<(), String> {
-    let deadline = cluster.elapsed() + LIVENESS_DEADLINE;
+    let healed = cluster.elapsed();
+    let deadline = healed + LIVENESS_DEADLINE;
     let mut probes: BTreeMap<usize, Probe> = BTreeMap::new();
     let mut asked = 1 << 32;
     let mut clients_stopped = false;
@@ -145,6 +146,10 @@ fn recover(cluster: &mut Cluster) -> Result<(), String> {
             if ended.reason.contains("removed from the cluster") {
                 cluster.vacate(ended.slot);
                 probes.remove(&ended.slot);
+            } else if ended.disk_failed && cluster.elapsed() <= healed + STOP_DEADLINE {
+                // Its disk failed before it was mended; a new process finds nothing wrong.
+                probes.remove(&ended.slot);
+                cluster.start(ended.slot);
             } else {
                 return Err(format!("{} ended by itself: {}", ended.slot, ended.reason));
             }

@@ -402,7 +402,7 @@ impl Writer {
         }
     }
 
-    /// Takes nothing more; tells everybody who waits, and the owner.
+    /// Takes nothing more, and tells everybody who waits.
     fn fail(&mut self, error: &io::Error) {
         let what = format!("{}: {error}", self.segment.path.display());
         tracing::error!(file = %self.segment.path.display(), %error, "the log has failed and takes no more");
@@ -414,9 +414,6 @@ impl Writer {
         self.shared.room.notify_all();
         for queued in self.batch.drain(..).chain(queued) {
             (queued.done)(Err(io::Error::new(error.kind(), Error::Failed(what.clone()))));
-        }
-        if let Some(observe) = &self.options.observe_failure {
-            observe(&what);
         }
     }
 }

@@ -212,13 +212,12 @@ fn after_a_failure_every_call_says_so_and_the_owner_is_told() {
         Faults { fail_write_after: Some(0), ..Faults::default() },
     ] {
         let disk = new_disk();
-        let (sender, told) = sync_channel(1);
-        let observe: FailureObserver = Arc::new(move |what| sender.send(what.to_owned()).unwrap());
-        let (log, _) = open_with(&disk, LogOptions { observe_failure: Some(observe), ..options() }).unwrap();
+        let (log, _) = open(&disk);
         append(&log, vec![entry(0, 1, 10)]).unwrap();
+        assert_eq!(log.failure(), None);
         disk.set_faults(faults);
         assert!(append(&log, vec![entry(1, 1, 10)]).unwrap_err().to_string().contains("0000000001.log"));
-        assert!(told.recv().unwrap().contains("0000000001.log"));
+        assert!(log.failure().unwrap().contains("0000000001.log"));
         assert!(append(&log, vec![entry(2, 1, 10)]).is_err());
         assert!(wait(|done| log.save_vote("v".into(), done)).is_err());
         assert!(wait(|done| log.truncate_after(Some(0), done)).is_err());
