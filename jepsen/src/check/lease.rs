@@ -242,7 +242,7 @@ impl Run<'_> {
 }
 
 fn is_gone(op: &Op, reply: &Reply) -> bool {
-    if matches!(op.request, Request::TimeToLive(_)) { reply.ttl < 0 } else { reply.ttl <= 0 }
+    if matches!(op.request, Request::TimeToLive(_)) { reply.ttl < 0 && reply.granted == 0 } else { reply.ttl <= 0 }
 }
 
 /// `extended`: whether a new leader may have given every lease its whole TTL again since a moment, with the time of an
@@ -253,7 +253,10 @@ fn wrong_answer(life: &Life, op: &Op, reply: &Reply, extended: impl Fn(u64) -> b
         let early = op.end < life.earliest_end() && op.start > life.granted?.end;
         return (early && !life.revoked_before(op.end)).then(|| ("early-end", "it is gone before its time".into()));
     }
-    if life.gone.is_some_and(|gone| gone < op.start) {
+    // What etcd's leader says of a lease that is past its time and not revoked; if it does not lead any more its
+    // successor may have given the lease time again, or ended it.
+    let is_overdue = asks && reply.ttl < 0;
+    if !is_overdue && life.gone.is_some_and(|gone| gone < op.start) {
         return Some(("came-back", format!("it was over, and answers {} s", reply.ttl)));
     }
     if !asks {

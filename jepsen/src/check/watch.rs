@@ -75,7 +75,9 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn judge(mut self) {
-        let Some((first, rest)) = self.stream.messages.split_first() else {
+        // etcd's progress answers may overtake the creation, for they come from another queue.
+        let overtaking = self.stream.messages.iter().take_while(|message| message.is_progress()).count();
+        let Some((first, rest)) = self.stream.messages[overtaking..].split_first() else {
             return self.ends();
         };
         if !first.created {
