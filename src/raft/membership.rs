@@ -169,8 +169,18 @@ impl Node {
                 None => Ok(Some(Changed { added: answer.added, index: answer.index })),
             },
             Err(Failure::NotSent(_)) => Ok(None),
+            // A leader that removed itself may have ended before its answer was on its way.
+            Err(Failure::Unknown(_)) if let Change::Remove(id) = *change => Ok(Some(self.await_removal(id).await)),
             Err(Failure::Unknown(_)) => Err(error::Error::Timeout.into()),
         }
+    }
+
+    /// Waits until a member is removed, for as long as the caller does.
+    async fn await_removal(&self, id: u64) -> Changed {
+        while !self.is_removed(id) {
+            self.await_change(RETRY_INTERVAL).await;
+        }
+        Changed { added: None, index: self.shared.applied_index() }
     }
 
     /// On the leader: checks and makes a change. `None` when this member does not lead; nothing was changed then.
