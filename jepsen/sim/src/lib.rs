@@ -3,6 +3,7 @@
 
 pub mod clients;
 pub mod cluster;
+pub mod copies;
 pub mod determinism;
 pub mod disk;
 pub mod invariant;

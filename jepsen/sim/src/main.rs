@@ -40,7 +40,7 @@ struct Args {
     /// Only these kinds of faults.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Put a bug in: no-sync, lying-sync.
+    /// Put a bug in: no-sync, lying-sync, batch-twice.
     #[arg(long)]
     mutant: Option<String>,
     /// Print the outcome as JSON and nothing else.
@@ -106,7 +106,7 @@ fn print(outcome: &Outcome, list: &[(Duration, String)]) {
     }
     println!(
         "{} steps, {:.1} s, recovered in {:.1} s; {} operations, {} answered, {} unknown; {} entries, {} terms, {} installs, \
-         {} watch messages, {} crashes",
+         {} watch messages, {} crashes, {} copies",
         outcome.steps,
         outcome.simulated_seconds,
         outcome.recovery_seconds,
@@ -117,7 +117,8 @@ fn print(outcome: &Outcome, list: &[(Duration, String)]) {
         outcome.terms,
         outcome.installs,
         outcome.messages,
-        outcome.crashes
+        outcome.crashes,
+        outcome.copies
     );
     println!("trace {} of {} events", outcome.trace_hash, outcome.events);
     outcome.failures.iter().for_each(|failure| println!("FAILED {failure}"));

@@ -72,6 +72,8 @@ pub struct Summary {
     pub messages: u64,
     /// Processes that ended in the middle.
     pub crashes: u64,
+    /// Requests between members that were handled a second time.
+    pub copies: u64,
     /// The longest time from the mending until everything worked.
     pub recovery_seconds_max: f64,
     /// Faults by kind.
@@ -95,6 +97,7 @@ impl Summary {
         self.installs += outcome.installs;
         self.messages += outcome.messages;
         self.crashes += outcome.crashes;
+        self.copies += outcome.copies;
         self.recovery_seconds_max = self.recovery_seconds_max.max(outcome.recovery_seconds);
         for (kind, count) in &outcome.faults {
             *self.faults.entry(kind.clone()).or_default() += count;
@@ -111,7 +114,7 @@ impl Summary {
         let faults: Vec<String> = self.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         format!(
             "{} runs, {} of them twice, {} failed, {} inconclusive; {:.0} simulated s, {:.2} CPU s a run; {} operations, {} \
-             answered; {} crashes, {} installs; faults: {}",
+             answered; {} crashes, {} installs, {} copies; faults: {}",
             self.runs,
             self.repeated,
             self.failed.len(),
@@ -122,6 +125,7 @@ impl Summary {
             self.answered,
             self.crashes,
             self.installs,
+            self.copies,
             faults.join(", ")
         )
     }

@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clients;
+use crate::copies::Copies;
 use crate::disk::{SharedEngine, TracedDisk};
 use crate::network::{SimDial, Wires, host, peer_url, serve};
 use crate::plan::{Mutant, Plan};
@@ -99,6 +100,8 @@ pub struct Slot {
     pub ended: Mutex<Option<String>>,
     /// Microseconds that a sync takes, at least and at most.
     pub sync_micros: Mutex<(u64, u64)>,
+    /// Requests that its process handles twice.
+    pub copies: Arc<Copies>,
     asks: Mutex<Vec<(u64, Ask)>>,
     asked: Notify,
     answers: Mutex<Vec<(u64, Answer)>>,
@@ -118,6 +121,7 @@ impl Slot {
             node: Mutex::new(None),
             ended: Mutex::new(None),
             sync_micros: Mutex::new(plan.sync_micros),
+            copies: Copies::new(number, plan, witness.trace.clone()),
             asks: Mutex::default(),
             asked: Notify::new(),
             answers: Mutex::default(),
@@ -240,7 +244,7 @@ async fn run_until_failure(world: World, slot: &Arc<Slot>) -> Result<String, Box
     let node = Node::start(options(plan, &seat), origin, parts).await?;
     *slot.node.lock() = Some(node.clone());
     let _data_dir = opened.data_dir;
-    let serving = serve(Peer::new(node.clone(), lessor.clone()));
+    let serving = serve(Peer::new(node.clone(), lessor.clone()), slot.copies.clone());
     let grace = node.leader_deadline();
     let working = work(world.clone(), slot.clone(), node.clone(), hub, lessor.clone(), acknowledged);
     let reason = tokio::select! {

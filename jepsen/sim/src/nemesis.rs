@@ -25,6 +25,9 @@ const ROOM_BYTES: u64 = 40 << 10;
 /// Part of the unsynced that a power cut keeps.
 const KEEPS: [f64; 4] = [0.0, 0.3, 0.6, 0.95];
 
+/// Part of the requests that are handled again.
+const COPIED: [f64; 3] = [0.1, 0.4, 1.0];
+
 /// How to end a fault.
 #[derive(Clone, Debug)]
 enum Undo {
@@ -34,6 +37,7 @@ enum Undo {
     Disk(usize),
     Sync(usize),
     Start(usize),
+    Copies(usize),
 }
 
 /// See the module.
@@ -89,7 +93,10 @@ impl Nemesis {
             self.next_at = now + Duration::from_millis(self.rng.between(1, 2 * calm));
             let kind = *self.rng.pick(&cluster.world.plan.kinds);
             if let Some(what) = self.begin(cluster, kind) {
-                *self.counts.entry(kind).or_default() += 1;
+                // Whether requests were handled twice, only the end tells.
+                if kind != Kind::Duplicate {
+                    *self.counts.entry(kind).or_default() += 1;
+                }
                 self.note(cluster, format!("{}: {what}", kind.name()));
             }
         }
@@ -120,6 +127,7 @@ impl Nemesis {
             Undo::Disk(slot) => cluster.set_faults(slot, Faults::default()),
             Undo::Sync(slot) => *cluster.slots[slot].sync_micros.lock() = cluster.world.plan.sync_micros,
             Undo::Start(slot) => cluster.start(slot),
+            Undo::Copies(slot) => cluster.slots[slot].copies.close(),
         }
     }
 
@@ -157,6 +165,13 @@ impl Nemesis {
                 Some(format!("{slot} by {by} ms"))
             }
             Kind::Transfer | Kind::Snapshot | Kind::Compact | Kind::Member => self.ask(cluster, kind),
+            Kind::Duplicate => {
+                let slot = *self.rng.pick(&running);
+                let share = *self.rng.pick(&COPIED);
+                cluster.slots[slot].copies.open(share);
+                self.later(cluster, Undo::Copies(slot));
+                Some(format!("{slot} handles {share} of its requests twice"))
+            }
         }
     }
 
@@ -289,12 +304,25 @@ impl Nemesis {
         Some(format!("{by} is asked for {ask:?}"))
     }
 
-    /// Mends everything that is broken.
+    /// Counts, at the end, the windows in which requests were handled twice, and gives the number of these.
+    pub fn count_copies(&mut self, cluster: &Cluster) -> u64 {
+        let mut copies = 0;
+        for (windows, handled) in cluster.slots.iter().map(|slot| slot.copies.handled()) {
+            if windows > 0 {
+                *self.counts.entry(Kind::Duplicate).or_default() += windows;
+            }
+            copies += handled;
+        }
+        copies
+    }
+
+    /// Mends everything that is broken. Copies that wait are still to come: nobody could call them back.
     pub fn heal(&mut self, cluster: &mut Cluster) {
         self.undo.clear();
         cluster.heal();
         for slot in 0..cluster.slots.len() {
             cluster.set_faults(slot, Faults::default());
+            cluster.slots[slot].copies.close();
             *cluster.slots[slot].sync_micros.lock() = cluster.world.plan.sync_micros;
         }
         for slot in cluster.down() {

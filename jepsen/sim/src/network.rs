@@ -11,17 +11,22 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use kelson::config::Url;
 use kelson::proto::peer::peer_server::PeerServer;
 use kelson::raft::peers::{Dial, Dialled, Io, MESSAGE_BYTES_MAX};
 use kelson::rpc::peer::Peer;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::codegen::http::Request;
 use turmoil::net::{TcpListener, TcpStream};
 
+use crate::copies::Copies;
 use crate::trace::Trace;
 
 /// The port of every member.
@@ -163,14 +168,22 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// Takes connections for a member's peer service, until the member ends.
+/// Takes connections for a member's peer service, until the member ends, and has it handle copies of requests.
 ///
 /// # Errors
 /// The port is taken.
-pub async fn serve(peer: Peer) -> io::Result<Infallible> {
+pub async fn serve(peer: Peer, copies: Arc<Copies>) -> io::Result<Infallible> {
     let service =
         PeerServer::new(peer).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
+    tokio::select! {
+        biased;
+        never = copies.clone().run(service.clone()) => match never {},
+        accepted = accept(&listener, &service, &copies) => accepted,
+    }
+}
+
+async fn accept(listener: &TcpListener, service: &PeerServer<Peer>, copies: &Arc<Copies>) -> io::Result<Infallible> {
     loop {
         let (stream, _) = listener.accept().await?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -180,7 +193,15 @@ pub async fn serve(peer: Peer) -> io::Result<Infallible> {
             .initial_connection_window_size(2 * WINDOW_BYTES)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service.clone()));
+        let (service, copies) = (service.clone(), copies.clone());
+        let handler = service_fn(move |request: Request<Incoming>| {
+            let (mut service, copies) = (service.clone(), copies.clone());
+            async move {
+                let request = copies.pass(request.map(Body::new)).await;
+                service.call(request).await
+            }
+        });
+        let connection = builder.serve_connection(TokioIo::new(stream), handler);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");

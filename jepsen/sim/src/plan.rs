@@ -42,11 +42,16 @@ pub enum Kind {
     Compact,
     /// Members are added, promoted, removed, replaced.
     Member,
+    /// Requests between members are handled again, later.
+    Duplicate,
 }
 
+/// Kinds that there were first. Later ones are drawn apart, so that seeds without them mean what they did.
+const FIRST_KINDS: usize = 17;
+
 impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 17] = [
+    /// All of them, in the order in which they came.
+    pub const ALL: [Self; 18] = [
         Self::Partition,
         Self::OneWay,
         Self::Hold,
@@ -64,6 +69,7 @@ impl Kind {
         Self::Snapshot,
         Self::Compact,
         Self::Member,
+        Self::Duplicate,
     ];
 
     /// As on the command line.
@@ -86,6 +92,7 @@ impl Kind {
             Self::Snapshot => "snapshot",
             Self::Compact => "compact",
             Self::Member => "member",
+            Self::Duplicate => "duplicate",
         }
     }
 
@@ -102,6 +109,8 @@ pub enum Mutant {
     NoSync,
     /// Disks say that they have synced, and have not.
     LyingSync,
+    /// A copy of a forwarded batch is not known again.
+    BatchTwice,
 }
 
 impl Mutant {
@@ -110,6 +119,7 @@ impl Mutant {
         match name {
             "no-sync" => Some(Self::NoSync),
             "lying-sync" => Some(Self::LyingSync),
+            "batch-twice" => Some(Self::BatchTwice),
             _ => None,
         }
     }
@@ -167,10 +177,13 @@ impl Plan {
         let drift = |rng: &mut Rng| rng.below(2 * DRIFT_PERMILLE_MAX + 1) as i64 - DRIFT_PERMILLE_MAX as i64;
         let drift_permille = (0..slots).map(|_| if drifts { drift(&mut rng) } else { 0 }).collect();
         let share = *rng.pick(&[0.2, 0.4, 0.7]);
-        let mut kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|_| rng.chance(share)).collect();
+        let (first, later) = Kind::ALL.split_at(FIRST_KINDS);
+        let mut kinds: Vec<Kind> = first.iter().copied().filter(|_| rng.chance(share)).collect();
         if kinds.is_empty() {
-            kinds.push(*rng.pick(&Kind::ALL));
+            kinds.push(*rng.pick(first));
         }
+        let mut apart = Rng::new(seed).fork(4);
+        kinds.extend(later.iter().filter(|_| apart.chance(share)));
         Self {
             seed,
             members,

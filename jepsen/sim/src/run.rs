@@ -68,6 +68,8 @@ pub struct Outcome {
     pub messages: u64,
     /// Processes that ended in the middle.
     pub crashes: u64,
+    /// Requests between members that were handled a second time.
+    pub copies: u64,
     /// Faults by kind.
     pub faults: BTreeMap<String, u64>,
 }
@@ -106,6 +108,7 @@ pub fn run(plan: Plan, prints: bool) -> (Outcome, Vec<(Duration, String)>) {
     if counts.answered < ANSWERED_MIN {
         inconclusive.push(format!("only {} operations were answered", counts.answered));
     }
+    let copies = nemesis.count_copies(&cluster);
     let (events, hash) = cluster.world.witness.trace.sum();
     let outcome = Outcome {
         seed,
@@ -124,6 +127,7 @@ pub fn run(plan: Plan, prints: bool) -> (Outcome, Vec<(Duration, String)>) {
         installs: counts.installs,
         messages: counts.messages,
         crashes: nemesis.crashes,
+        copies,
         faults: nemesis.counts.iter().map(|(kind, count)| (kind.name().to_owned(), *count)).collect(),
     };
     (outcome, nemesis.list)

@@ -31,3 +31,9 @@ fn members_that_lose_what_they_acknowledged_are_found() {
         assert_eq!(output.status.code(), Some(1), "{mutant}: {}", shown(&output));
     }
 }
+
+#[test]
+fn a_batch_that_is_done_again_when_it_comes_again_is_found() {
+    let output = sim(&["--seeds", "1..13", "--only=duplicate", "--mutant=batch-twice"]);
+    assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
+}
