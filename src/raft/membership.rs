@@ -143,15 +143,29 @@ impl Node {
     }
 
     async fn change_somewhere(&self, change: &Change) -> Result<Changed, Fate> {
+        // Whether it may have been made already, by a leader whose answer was lost.
+        let mut is_unknown = false;
         loop {
             let Leadership { leader, .. } = self.leadership();
             let tried = match leader {
-                Some(leader) if leader == self.identity.member_id => self.change_as_leader(change.clone()).await?,
-                Some(leader) => self.forward_change(leader, change).await?,
-                None => None,
+                Some(leader) if leader == self.identity.member_id => self.change_as_leader(change.clone()).await,
+                Some(leader) => self.forward_change(leader, change).await,
+                None => Ok(None),
             };
-            if let Some(changed) = tried {
-                return Ok(changed);
+            match (tried, change) {
+                (Ok(Some(changed)), _) => return Ok(changed),
+                (Ok(None), _) => {}
+                // A member is removed but once, so that asking again does no harm. A leader that removed itself often ends
+                // before its answer is on its way.
+                (Err(Fate::Raft(error::Error::Timeout)), Change::Remove(_)) => is_unknown = true,
+                (Err(Fate::Refused(Error::NotFound)), Change::Remove(_)) if is_unknown => {}
+                (Err(fate), _) => return Err(fate),
+            }
+            if let Change::Remove(id) = *change
+                && is_unknown
+                && self.is_removed(id)
+            {
+                return Ok(Changed { added: None, index: self.shared.applied_index() });
             }
             self.await_change(RETRY_INTERVAL).await;
         }
@@ -169,18 +183,8 @@ impl Node {
                 None => Ok(Some(Changed { added: answer.added, index: answer.index })),
             },
             Err(Failure::NotSent(_)) => Ok(None),
-            // A leader that removed itself may have ended before its answer was on its way.
-            Err(Failure::Unknown(_)) if let Change::Remove(id) = *change => Ok(Some(self.await_removal(id).await)),
             Err(Failure::Unknown(_)) => Err(error::Error::Timeout.into()),
         }
-    }
-
-    /// Waits until a member is removed, for as long as the caller does.
-    async fn await_removal(&self, id: u64) -> Changed {
-        while !self.is_removed(id) {
-            self.await_change(RETRY_INTERVAL).await;
-        }
-        Changed { added: None, index: self.shared.applied_index() }
     }
 
     /// On the leader: checks and makes a change. `None` when this member does not lead; nothing was changed then.

@@ -113,6 +113,23 @@ async fn a_leader_whose_removal_is_half_done_finishes_that_before_it_changes_any
     cluster.shutdown().await;
 }
 
+/// Its answer is lost, and whether it was made nobody knows; it used to be called timed out.
+#[tokio::test]
+async fn a_removal_whose_leader_dies_before_it_answers_is_asked_for_again() {
+    let mut cluster = Cluster::start(3).await.unwrap();
+    let leader = cluster.leader().await;
+    let asked = cluster.member((leader + 1) % 3).server().node().clone();
+    let id = cluster.member(leader).id();
+    cluster.pause(leader).await;
+    let node = asked.clone();
+    let removal = tokio::spawn(async move { node.change(Change::Remove(id)).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    cluster.kill(leader).await;
+    removal.await.unwrap().expect("the next leader does it");
+    assert!(asked.members().iter().all(|member| member.id != id));
+    cluster.shutdown().await;
+}
+
 /// Until it is whole, nothing is decided without a majority of those who were there before.
 #[tokio::test]
 async fn a_removal_that_is_half_done_is_finished_without_being_asked_for_again() {
