@@ -28,7 +28,7 @@ pub enum Open {
     Write,
     /// As [`Open::Write`], past the system's cache: whoever writes gives whole pages, from [`Pages`], and waits until the
     /// disk has them. Others who have the file open see what was written. `InvalidInput` or `Unsupported` where there is
-    /// no such thing.
+    /// no such thing; `InvalidInput` from a write, of which nothing was done, where pages are larger.
     WritePages,
     /// To be read and written; made if absent (mode 0600), emptied if present.
     Create,

@@ -113,8 +113,8 @@ impl Page {
     /// Puts an item at its place, or leaves none there.
     fn set(&mut self, place: u8, record: Option<&[u8]>) {
         if let Some(record) = record.filter(|_| self.last.is_none_or(|last| last < order(place))) {
-            if self.last.is_none() {
-                // Neighbours are mostly alike.
+            if self.bytes.capacity() - self.bytes.len() < HEAD_BYTES + record.len() && !self.bytes.is_empty() {
+                // Neighbours are mostly alike; but where records come by key, a page may get this one only.
                 self.bytes.reserve(PAGE_REVISIONS as usize * (HEAD_BYTES + record.len()));
             }
             push(&mut self.bytes, place, record);

@@ -42,6 +42,8 @@ pub struct Faults {
     pub read_only: bool,
     /// Syncs of files say yes and do nothing: the disk that tests must be able to catch.
     pub lying_sync: bool,
+    /// Writes past the cache fail with EINVAL, as on a file system that wants them in larger units.
+    pub refuse_pages: bool,
 }
 
 /// A disk in memory; clones are the same disk.
@@ -113,6 +115,8 @@ struct SimFile {
     inode: Arc<Inode>,
     generation: u64,
     writable: bool,
+    /// Opened past the cache.
+    whole_pages: bool,
 }
 
 struct SimLock {
@@ -307,7 +311,13 @@ impl Disk for SimDisk {
         }
         let generation = self.0.generation.load(Ordering::SeqCst);
         let inode = self.0.inode(path)?;
-        let file = SimFile { machine: self.0.clone(), inode, generation, writable: how != Open::Read };
+        let file = SimFile {
+            machine: self.0.clone(),
+            inode,
+            generation,
+            writable: how != Open::Read,
+            whole_pages: how == Open::WritePages,
+        };
         if how == Open::Create && file.len()? > 0 {
             file.set_len(0)?;
         }
@@ -433,6 +443,13 @@ impl File for SimFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.before_change()?;
+        if self.whole_pages {
+            let numbers = [offset as usize, bytes.len(), bytes.as_ptr().addr()];
+            assert!(numbers.iter().all(|number| number.is_multiple_of(PAGE_BYTES)), "whole pages, not {numbers:x?}");
+            if self.machine.faults.lock().faults.refuse_pages {
+                return Err(Errno::INVAL.into());
+            }
+        }
         let mut data = self.inode.data.write();
         self.grow(&mut data, offset + bytes.len() as u64)?;
         if self.machine.fails(|faults| &mut faults.fail_write_after) {

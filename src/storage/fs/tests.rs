@@ -16,6 +16,21 @@ fn durable_file(disk: &SimDisk, path: &Path, bytes: &[u8]) -> Arc<dyn File> {
 }
 
 #[test]
+fn pages_are_whole_begin_at_a_page_and_end_in_zeroes() {
+    let mut pages = Pages::default();
+    let long = vec![7; 3 * PAGE_BYTES];
+    for (parts, len) in [(vec![], 0), (vec![&b"a"[..], b"", b"bc"], PAGE_BYTES), (vec![&long[..]], 3 * PAGE_BYTES)] {
+        let whole = pages.of(&parts);
+        assert_eq!((whole.len(), whole.as_ptr().addr() % PAGE_BYTES), (len, 0));
+        let given = parts.concat();
+        assert_eq!(whole[..given.len()], given);
+        assert!(whole[given.len()..].iter().all(|byte| *byte == 0), "nothing of what was there before");
+    }
+    pages.shrink_to(PAGE_BYTES);
+    assert_eq!(pages.bytes.capacity(), 0);
+}
+
+#[test]
 fn what_was_not_synced_is_lost_or_kept_as_the_crash_says() {
     let disk = SimDisk::new();
     let path = Path::new("f");

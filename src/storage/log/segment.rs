@@ -81,8 +81,7 @@ impl Maker<'_> {
             file.preallocate(self.header.bytes)?;
             let new = path(self.dir, self.header.segment, NEW);
             // Past the cache these are some system calls; through it each page is copied, to be dropped soon.
-            let past_cache = open_pages(self.disk, &new);
-            let file = past_cache.as_deref().unwrap_or(file);
+            let mut past_cache = open_pages(self.disk, &new);
             let zeroes = vec![0; FILL_BYTES.min(self.header.bytes as usize)];
             let mut pages = Pages::default();
             let zeroes = pages.of(&[&zeroes]);
@@ -94,8 +93,15 @@ impl Maker<'_> {
                     Hurry::GiveUp => return Err(io::ErrorKind::Interrupted.into()),
                 }
                 let part = zeroes.len().min((self.header.bytes - offset) as usize);
-                file.write_at(offset, &zeroes[..part])?;
-                file.sync_data()?;
+                let write = |file: &dyn File| file.write_at(offset, &zeroes[..part]).and_then(|()| file.sync_data());
+                match past_cache.as_deref().map(write) {
+                    Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                        past_cache = None;
+                        write(file)?;
+                    }
+                    Some(written) => written?,
+                    None => write(file)?,
+                }
                 offset += part as u64;
             }
             Ok(())

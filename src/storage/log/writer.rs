@@ -316,7 +316,14 @@ impl Writer {
         }
         let bytes = self.buffer.len();
         match self.past_cache.clone() {
-            Some(file) => self.write_pages(&*file)?,
+            Some(file) => match self.write_pages(&*file) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    tracing::debug!(%error, file = %self.segment.path.display(), "the log is written through the cache");
+                    self.past_cache = None;
+                    self.write_padded()?;
+                }
+                written => written?,
+            },
             None => self.write_padded()?,
         }
         self.written += bytes as u32;

@@ -1,7 +1,7 @@
 //! What a running log answers, without faults of the disk.
 
 use super::*;
-use crate::storage::fs::RealDisk;
+use crate::storage::fs::{Faults, RealDisk};
 
 #[test]
 fn a_new_log_is_empty_and_stays_so() {
@@ -34,6 +34,26 @@ fn entries_votes_and_hints_survive_a_clean_close() {
     };
     assert_eq!(recovered, expected);
     assert_eq!(all_entries(&log), entries);
+}
+
+#[test]
+fn a_file_system_that_refuses_pages_past_its_cache_gets_them_through_it() {
+    let disk = new_disk();
+    disk.set_faults(Faults { refuse_pages: true, ..Faults::default() });
+    let (log, _) = open_with(&disk, LogOptions { prepare_ahead: true, ..options() }).unwrap();
+    let entries: Vec<_> = (0..200).map(|index| entry(index, 1, 300)).collect();
+    entries.iter().for_each(|entry| append(&log, vec![entry.clone()]).unwrap());
+    assert!(log.sizes().segments > 2);
+    drop(log);
+    // And again past it, behind what was written through it.
+    disk.set_faults(Faults::default());
+    let (log, _) = open(&disk);
+    append(&log, vec![entry(200, 1, 300)]).unwrap();
+    drop(log);
+    disk.crash(0.0, 1);
+    let (log, _) = open(&disk);
+    assert_eq!(all_entries(&log).len(), 201);
+    assert_eq!(all_entries(&log)[..200], entries);
 }
 
 #[test]
